@@ -1,0 +1,5 @@
+"""What the domains of diffusion-suite share: command line, training, checkpoints, windows and the mathematics of diffusion."""
+
+from diffusion_suite.core._version import __version__
+
+__all__ = ["__version__"]
