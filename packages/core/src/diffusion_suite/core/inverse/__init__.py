@@ -1,0 +1,32 @@
+"""Linear inverse problems: operators with their decompositions and the solvers that use them."""
+
+from diffusion_suite.core.inverse.ddrm import ddrm_start, ddrm_transition
+from diffusion_suite.core.inverse.operators import (
+    Identity,
+    Inpainting,
+    LinearOperator,
+    SpectralOperator,
+    conjugate_gradients,
+)
+from diffusion_suite.core.inverse.resampling import (
+    BicubicDownsampling,
+    Factor,
+    SeparableOperator,
+    bicubic_kernel,
+    bicubic_matrix,
+)
+
+__all__ = [
+    "BicubicDownsampling",
+    "Factor",
+    "Identity",
+    "Inpainting",
+    "LinearOperator",
+    "SeparableOperator",
+    "SpectralOperator",
+    "bicubic_kernel",
+    "bicubic_matrix",
+    "conjugate_gradients",
+    "ddrm_start",
+    "ddrm_transition",
+]

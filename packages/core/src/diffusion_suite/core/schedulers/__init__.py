@@ -1,0 +1,37 @@
+"""Noise tables, probability paths and prediction types: the ground floor of every method."""
+
+from diffusion_suite.core.schedulers.betas import BetaSchedule, betas
+from diffusion_suite.core.schedulers.denoiser import Denoiser, PredictionType, target, to_eps, to_x0
+from diffusion_suite.core.schedulers.noise import Noise, standard_normal
+from diffusion_suite.core.schedulers.paths import (
+    EDM,
+    VE,
+    CosineVP,
+    DiscreteVP,
+    LinearVP,
+    Path,
+    RectifiedFlow,
+    Time,
+    Trigonometric,
+)
+
+__all__ = [
+    "EDM",
+    "VE",
+    "BetaSchedule",
+    "CosineVP",
+    "Denoiser",
+    "DiscreteVP",
+    "LinearVP",
+    "Noise",
+    "Path",
+    "PredictionType",
+    "RectifiedFlow",
+    "Time",
+    "Trigonometric",
+    "betas",
+    "standard_normal",
+    "target",
+    "to_eps",
+    "to_x0",
+]
