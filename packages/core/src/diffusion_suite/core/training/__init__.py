@@ -1,0 +1,28 @@
+"""Training shared by all systems: base module, resumable data, ``fit``.
+
+The settings (:class:`TrainConfig`) are importable without torch from ``diffusion_suite.core.training.config``; the rest
+is imported when first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diffusion_suite.core.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from diffusion_suite.core.training.data import EndlessSampler, SuiteDataModule
+    from diffusion_suite.core.training.module import SuiteModule
+    from diffusion_suite.core.training.run import fit
+
+__all__ = ["EndlessSampler", "SuiteDataModule", "SuiteModule", "TrainConfig", "fit"]
+
+_HOMES = {"EndlessSampler": "data", "SuiteDataModule": "data", "SuiteModule": "module", "fit": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,171 @@
+"""The base of every LightningModule of the suite: optimiser, keyed noise, plain hyper-parameters.
+
+A system writes its network and its loss, nothing else:
+
+    class PriorModule(SuiteModule):
+        def __init__(self, channels: int = 64) -> None:
+            super().__init__()
+            self.network = Prior(channels)
+
+        def loss(self, batch, generator):
+            noise = torch.randn(batch.shape, generator=generator, device=batch.device)
+            return (self.network(batch + noise) - batch).square().mean()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from diffusion_suite.core import seeding
+from diffusion_suite.core.errors import CheckpointError
+from diffusion_suite.core.training.config import TrainConfig, rate_factor
+
+
+class SuiteModule(LightningModule):
+    """A LightningModule whose steps are functions of ``(seed, step, rank)``, so that a killed run resumes exactly.
+
+    The arguments of a subclass's ``__init__`` become its hyper-parameters. They must be plain (numbers, text, lists,
+    dicts; dataclasses and paths are turned into those), so that its checkpoints load with ``weights_only=True``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = TrainConfig()
+        self.save_hyperparameters(logger=False)
+        for name, value in list(self.hparams.items()):
+            self.hparams[name] = plain(value, name)
+
+    def loss(self, batch: Any, generator: torch.Generator) -> Tensor | dict[str, Tensor]:
+        """The training loss of one batch.
+
+        Args:
+            batch: what the data module's loader gives, already on the device.
+            generator: the only source of random numbers, on the module's device, keyed by (seed, step, rank).
+
+        Returns:
+            A scalar, or a dict with the scalar under ``"loss"`` and parts to be logged under other names.
+        """
+        raise TypeError(f"{type(self).__name__} has no loss(batch, generator); write one")
+
+    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor | dict[str, Tensor]:
+        """The validation loss of one batch; the same as :meth:`loss` unless overridden.
+
+        The generator is keyed by the batch's place alone, so every validation of a run draws the same noise.
+        """
+        return self.loss(batch, generator)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        place = (self.config.seed, "step", self.global_step, "rank", self.global_rank, "part", part)
+        seeding.seed_global("dropout", *place)
+        values = _as_dict(self.loss(batch, seeding.generator("noise", *place, device=self.device)))
+        self.log_dict({name: value.detach() for name, value in values.items()})
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return values["loss"]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        place = (self.config.seed, "validation", batch_idx, "rank", self.global_rank)
+        values = _as_dict(self.validation_loss(batch, seeding.generator(*place, device=self.device)))
+        self.log_dict({f"validation_{name}": value for name, value in values.items()}, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with decay on matrices and kernels only; warm-up and cosine counted in optimiser steps."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, self.config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the training settings in the checkpoint, so that a resumed run can be checked against them."""
+        checkpoint["train_config"] = plain(self.config, "config")
+
+    def compiled_parts(self) -> Iterable[nn.Module]:
+        """The modules that ``compile=true`` compiles: the direct children that hold trained weights."""
+        return (m for m in self.children() if any(p.requires_grad for p in m.parameters()))
+
+    def start_from(self, source: str) -> None:
+        """Start from other weights than random ones (the key ``init``).
+
+        Args:
+            source: a Lightning ``.ckpt`` of this class (its averaged weights are taken), or what
+                ``self.network.from_pretrained`` takes: ``starter``, a folder, a hub id.
+
+        Raises:
+            CheckpointError: when the file is missing, unreadable, or for another network.
+        """
+        if source.endswith(".ckpt"):
+            _load_strictly(self, read_checkpoint(Path(source))["state_dict"], source)
+            return
+        network = getattr(self, "network", None)
+        if not hasattr(network, "from_pretrained"):
+            raise CheckpointError(f"{type(self).__name__} cannot start from {source!r}", "give a .ckpt file")
+        other = type(network).from_pretrained(source)
+        _load_strictly(network, other.state_dict(), source)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint to the CPU, tensors and plain values only.
+
+    Raises:
+        CheckpointError: when it is missing or cannot be read so.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}", "check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({_first_line(error)})", "give another one, or remove the file"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no Lightning checkpoint", "give a .ckpt written by the train command")
+    return content
+
+
+def plain(value: Any, name: str) -> Any:
+    """Turn dataclasses and paths into dicts, lists, numbers and text.
+
+    Raises:
+        TypeError: for anything that ``torch.load(weights_only=True)`` would not read back.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name), f"{name}.{field.name}") for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, name) for item in value]
+    raise TypeError(f"hyper-parameter {name} is a {type(value).__name__}; pass plain values and build objects from them")
+
+
+def _as_dict(value: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    return value if isinstance(value, dict) else {"loss": value}
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__} ({_first_line(error, 3)})",
+            "use the settings that it was trained with",
+        ) from error
+
+
+def _first_line(error: BaseException, lines: int = 1) -> str:
+    text = " ".join(part.strip() for part in str(error).splitlines()[:lines])
+    return text if len(text) <= 300 else text[:297] + "..."
