@@ -1,0 +1,1 @@
+"""Shipped settings of the geo domain; choose one with ``-c NAME``."""

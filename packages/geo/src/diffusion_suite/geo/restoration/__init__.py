@@ -1,0 +1,1 @@
+"""Restoration of hyperspectral cubes: denoising, completion, spatial super-resolution."""
