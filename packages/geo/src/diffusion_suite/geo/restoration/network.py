@@ -358,5 +358,8 @@ class VS2M(nn.Module):
 
     def forward(self) -> Tensor:
         """The cube E (bands, height, width), nominally in [0, 1] but not bounded."""
-        images, spectra = self.factors()
+        return self.combine(*self.factors())
+
+    def combine(self, images: Tensor, spectra: Tensor) -> Tensor:
+        """The cube of images (rank, height, width) and spectra (rank, bands)."""
         return (spectra.T @ images.flatten(1)).reshape(self.bands, self.height, self.width)
