@@ -1,9 +1,10 @@
 """Build backend of the meta-distribution: hatchling, plus one rule for pip inside a checkout.
 
-pip cannot be told where the sibling distributions of a checkout lie: ``pip install '.[geo]'`` would look for them on an
-index. So when pip drives the build and the siblings are there, their requirements point at the folders beside this one.
-For ``pip install -e`` they point at editable wheels built here, because a requirement cannot ask for an editable
-install while pip does install an editable wheel. Every other tool (build, uv, a release) sees the plain requirements.
+pip cannot be told where the sibling distributions of a checkout lie: ``pip install '.[geo]'`` would look
+for them on an index. So when pip drives the build and the siblings are there, their requirements point at
+the folders beside this one. For ``pip install -e`` they point at editable wheels built here, because a
+requirement cannot ask for an editable install while pip does install an editable wheel. Every other tool
+(build, uv, a release) sees the plain requirements.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import math
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -37,7 +36,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_suite.core import yaml_text
-from diffusion_suite.core.config_schema import REQUIRED, Row, fields_of, rows, setting_names, suggest, type_text, without_none
+from diffusion_suite.core.config_schema import (
+    REQUIRED,
+    Row,
+    check_value,
+    fields_of,
+    is_group,
+    rows,
+    setting_names,
+    shown,
+    suggest,
+    type_text,
+    without_none,
+)
 from diffusion_suite.core.errors import ConfigError
 
 OVERRIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
@@ -62,15 +73,27 @@ def opt(
     Args:
         default: Its default; ``REQUIRED`` makes the user give it. Lists, dicts and dataclasses are copied.
         help: One line for ``--help``.
-        ge, gt, le, lt: Allowed range of a number, or of each number of a list.
+        ge: Least value of a number, or of each number of a list.
+        gt: Limit that a number must be above.
+        le: Greatest value.
+        lt: Limit that a number must be below.
         choices: Allowed values (of each element, for a list).
         keys: Allowed keys of a setting that is an open dict.
         finite: Refuse nan and infinity.
         hashed: False for a setting that does not change the result (``overwrite``, ``device``), so that
             ``config_hash`` leaves it out.
     """
-    limits = {sign: value for sign, value in ((">=", ge), (">", gt), ("<=", le), ("<", lt)) if value is not None}
-    metadata = {"help": help, "limits": limits, "choices": choices, "keys": keys, "finite": finite, "hashed": hashed}
+    limits = {
+        sign: value for sign, value in ((">=", ge), (">", gt), ("<=", le), ("<", lt)) if value is not None
+    }
+    metadata = {
+        "help": help,
+        "limits": limits,
+        "choices": choices,
+        "keys": keys,
+        "finite": finite,
+        "hashed": hashed,
+    }
     if isinstance(default, (list, dict, set)) or dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -178,7 +201,7 @@ def _read(layer: Layer | Path | str, schema: type) -> tuple[str, Mapping[str, An
     if match is None:
         raise ConfigError(f"{name}: not of the form key=value")
     key = match[1].replace("-", "_")
-    value = _protect(yaml_text.read_value(match[2], _kind(schema, key, name), name))
+    value = _protect(yaml_text.read_value(match[2], kind_at(schema, key, name), name))
     for part in reversed(key.split(".")):
         value = {part: value}
     return name, value
@@ -207,13 +230,13 @@ def _protect(value: Any) -> Any:
     return _escape(value) if isinstance(value, str) else value
 
 
-def _kind(schema: type, key: str, where: str) -> Any:
+def kind_at(schema: type, key: str, where: str) -> Any:
     """Return the type at a dotted key."""
     kind: Any = schema
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if dataclasses.is_dataclass(kind):
-            fields = fields_of(typing.cast(type, kind))
+        if is_group(kind):
+            fields = fields_of(kind)
             if part not in fields:
                 raise _unknown(schema, key, where)
             kind = without_none(fields[part][0])[0] if depth < len(parts) - 1 else fields[part][0]
@@ -221,7 +244,9 @@ def _kind(schema: type, key: str, where: str) -> Any:
             kind = typing.get_args(kind)[1]
         elif kind is not Any:
             above = ".".join(parts[:depth])
-            raise ConfigError(f"{where}: '{above}' holds one value and no '{part}'", f"give {above}=VALUE as a whole")
+            raise ConfigError(
+                f"{where}: '{above}' holds one value and no '{part}'", f"give {above}=VALUE as a whole"
+            )
     return kind
 
 
@@ -240,39 +265,42 @@ def _leaves(schema: type, values: Any, where: str, above: str = "", top: type | 
         if name not in fields:
             raise _unknown(top, f"{above}{name}", where)
         kind, field = fields[name]
-        if dataclasses.is_dataclass(kind):
-            yield from _leaves(typing.cast(type, kind), value, where, f"{above}{name}.", top)
+        if is_group(kind):
+            yield from _leaves(kind, value, where, f"{above}{name}.", top)
             continue
         allowed = field.metadata.get("keys")
-        unknown = [str(key) for key in value if key not in allowed] if allowed and isinstance(value, Mapping) else []
+        unknown = (
+            [str(key) for key in value if key not in allowed]
+            if allowed and isinstance(value, Mapping)
+            else []
+        )
         if unknown:
-            remedy = suggest(unknown[0], sorted(allowed))
+            remedy = suggest(unknown[0], sorted(allowed or ()))
             raise ConfigError(f"{where}: no setting '{above}{name}.{unknown[0]}'", remedy)
         yield f"{above}{name}", (kind, field), value
 
 
 def _merge(config: DictConfig, key: str, kind: Any, value: Any, where: str) -> None:
     try:
-        if without_none(kind[0])[0] is bool and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if (
+            without_none(kind[0])[0] is bool
+            and isinstance(value, (int, float))
+            and not isinstance(value, bool)
+        ):
             raise ValueError("a number is no truth value")
         OmegaConf.update(config, key, value, merge=True)
         if isinstance(value, (str, list, dict)) and "${" not in str(value).replace(r"\${", ""):
             OmegaConf.select(config, key)
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{where}: '{key}' takes {type_text(*kind)}, not {_shown(value)}") from error
-
-
-def _shown(value: Any) -> str:
-    text = "null" if value is None else repr(value).replace(r"\\${", "${")
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError(f"{where}: '{key}' takes {type_text(*kind)}, not {shown(value)}") from error
 
 
 def _build(schema: type, config: DictConfig, above: str, origin: dict[str, str], missing: list[str]) -> Any:
     values: dict[str, Any] = {}
     for name, (kind, field) in fields_of(schema).items():
         key = f"{above}{name}"
-        if dataclasses.is_dataclass(kind):
-            values[name] = _build(typing.cast(type, kind), config[name], f"{key}.", origin, missing)
+        if is_group(kind):
+            values[name] = _build(kind, config[name], f"{key}.", origin, missing)
             continue
         if OmegaConf.is_missing(config, name):
             missing.append(key)
@@ -281,43 +309,20 @@ def _build(schema: type, config: DictConfig, above: str, origin: dict[str, str],
         where = origin.get(key, "default")
         try:
             value = config[name]
-            values[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            values[name] = (
+                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
         except (OmegaConfBaseException, TypeError, ValueError, RecursionError) as error:
             problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"{where}: '{key}' cannot be resolved ({problem})") from error
-        _check_value(key, values[name], kind, field, where)
+        check_value(key, values[name], kind, field, where)
     try:
         built = schema(**values)
         if not missing and hasattr(built, "check"):
             built.check()
     except ConfigError as error:
         where = origin.get(f"{above}{error.key}", "") if error.key else ""
-        raise ConfigError(f"{where}: {error.problem}" if where else error.problem, error.remedy, error.key) from error
+        raise ConfigError(
+            f"{where}: {error.problem}" if where else error.problem, error.remedy, error.key
+        ) from error
     return built
-
-
-_COMPARE = {
-    ">=": lambda value, limit: value >= limit,
-    ">": lambda value, limit: value > limit,
-    "<=": lambda value, limit: value <= limit,
-    "<": lambda value, limit: value < limit,
-}
-
-
-def _check_value(key: str, value: Any, kind: Any, field: dataclasses.Field[Any], where: str) -> None:
-    if value is None:
-        return
-    for item in value if isinstance(value, list) else [value]:
-        number = isinstance(item, (int, float)) and not isinstance(item, bool)
-        good = not (isinstance(item, float) and field.metadata.get("finite", True) and not math.isfinite(item))
-        if number and good:
-            limits = field.metadata.get("limits", {})
-            good = all(_COMPARE[sign](item, limit) for sign, limit in limits.items())
-        choices = field.metadata.get("choices")
-        if good and choices is not None and item not in choices:
-            remedy = suggest(str(item), [str(choice) for choice in choices])
-            raise ConfigError(f"{where}: '{key}' cannot be {_shown(item)}", remedy)
-        if number and without_none(kind)[0] is int:
-            good = good and -(2**63) <= item < 2**63
-        if not good:
-            raise ConfigError(f"{where}: '{key}' takes {type_text(kind, field)}, not {_shown(item)}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
+
+from diffusion_suite.core.errors import ConfigError
 
 REQUIRED: Any = "???"
 
@@ -43,7 +45,11 @@ def is_text(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, (str, enum.Enum))
 
 
-@functools.lru_cache(maxsize=None)
+def is_group(kind: Any) -> TypeGuard[type]:
+    """Whether a type is a schema nested in another."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 def fields_of(schema: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """Return ``{name: (type, field)}`` of a dataclass, annotations resolved."""
     hints = typing.get_type_hints(schema)
@@ -53,19 +59,21 @@ def fields_of(schema: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
 def setting_names(schema: type) -> Iterator[str]:
     """Yield the dotted name of each setting of a schema."""
     for name, (kind, _) in fields_of(schema).items():
-        if dataclasses.is_dataclass(kind):
-            yield from (f"{name}.{inner}" for inner in setting_names(typing.cast(type, kind)))
+        if is_group(kind):
+            yield from (f"{name}.{inner}" for inner in setting_names(kind))
         else:
             yield name
 
 
 def suggest(word: str, known: Collection[str]) -> str:
     """Return a remedy that offers the nearest known words (full dotted names or their last part)."""
-    folded = word.lower().replace("-", "_")
+
+    def folded(name: str) -> str:
+        return name.lower().replace("-", "_")
 
     def likeness(name: str) -> float:
-        parts = (name.lower(), name.rpartition(".")[2].lower())
-        return max(difflib.SequenceMatcher(None, folded, part).ratio() for part in parts)
+        parts = (folded(name), folded(name.rpartition(".")[2]))
+        return max(difflib.SequenceMatcher(None, folded(word), part).ratio() for part in parts)
 
     ranked = sorted(known, key=likeness, reverse=True)[:2]
     close = [name for name in ranked if likeness(name) > max(0.6, likeness(ranked[0]) - 0.1)]
@@ -93,7 +101,11 @@ def type_text(kind: Any, field: dataclasses.Field[Any] | None = None) -> str:
         text = " | ".join(member.name for member in bare)
     else:
         names = {str: "text", bool: "true | false", Any: "value"}
-        text = "mapping" if origin is dict or bare is dict else names.get(bare, getattr(bare, "__name__", str(bare)))
+        text = (
+            "mapping"
+            if origin is dict or bare is dict
+            else names.get(bare, getattr(bare, "__name__", str(bare)))
+        )
     limits = [f"{sign} {limit:g}" for sign, limit in metadata.get("limits", {}).items()]
     text += f" {' and '.join(limits)}" if limits else ""
     return f"{text} or null" if optional else text
@@ -103,8 +115,8 @@ def rows(schema: type, config: Any, above: str = "") -> Iterator[Row]:
     """Yield a row for each setting, groups by their dotted keys, defaults as they stand in ``config``."""
     for name, (kind, field) in fields_of(schema).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(kind):
-            yield from rows(typing.cast(type, kind), value, f"{above}{name}.")
+        if is_group(kind):
+            yield from rows(kind, value, f"{above}{name}.")
             continue
         shown = "required" if value == REQUIRED else _yaml_inline(value)
         yield Row(f"{above}{name}", type_text(kind, field), shown, field.metadata.get("help", ""))
@@ -120,3 +132,39 @@ def _yaml_inline(value: Any) -> str:
     if isinstance(value, (list, dict)):
         return json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
     return str(value) if value != "" else "''"
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it."""
+    text = "null" if value is None else repr(value).replace(r"\\${", "${")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_COMPARE = {
+    ">=": lambda value, limit: value >= limit,
+    ">": lambda value, limit: value > limit,
+    "<=": lambda value, limit: value <= limit,
+    "<": lambda value, limit: value < limit,
+}
+
+
+def check_value(key: str, value: Any, kind: Any, field: dataclasses.Field[Any], where: str) -> None:
+    """Refuse a value outside the range or the choices of its field; ``where`` names the layer that set it."""
+    if value is None:
+        return
+    for item in value if isinstance(value, list) else [value]:
+        number = isinstance(item, (int, float)) and not isinstance(item, bool)
+        good = not (
+            isinstance(item, float) and field.metadata.get("finite", True) and not math.isfinite(item)
+        )
+        if number and good:
+            limits = field.metadata.get("limits", {})
+            good = all(_COMPARE[sign](item, limit) for sign, limit in limits.items())
+        choices = field.metadata.get("choices")
+        if good and choices is not None and item not in choices:
+            remedy = suggest(str(item), [str(choice) for choice in choices])
+            raise ConfigError(f"{where}: '{key}' cannot be {shown(item)}", remedy)
+        if number and without_none(kind)[0] is int:
+            good = good and -(2**63) <= item < 2**63
+        if not good:
+            raise ConfigError(f"{where}: '{key}' takes {type_text(kind, field)}, not {shown(item)}")

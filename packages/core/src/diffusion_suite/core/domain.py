@@ -98,7 +98,8 @@ def load_object(path: str) -> Any:
 def find(name: str) -> Domain | None:
     """Return the installed domain of that name, or None.
 
-    Looks for ``diffusion_suite.<name>.domain`` (works in a checkout with nothing installed), then among entry points.
+    Looks for ``diffusion_suite.<name>.domain`` (works in a checkout with nothing installed), then among
+    entry points.
 
     Raises:
         SuiteError: The domain is there but cannot be imported.
@@ -124,7 +125,7 @@ def find(name: str) -> Domain | None:
 
 
 def installed() -> dict[str, Domain]:
-    """Return all domains that can be loaded, known names first; a broken one is left out (``find`` says why)."""
+    """Return all domains that can be loaded, known names first; a broken one is left out."""
     names = dict.fromkeys([*KNOWN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))])
     domains: dict[str, Domain] = {}
     for name in names:

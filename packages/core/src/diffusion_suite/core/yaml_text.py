@@ -1,23 +1,25 @@
 """YAML as settings need it: text stays text, numbers are numbers, and a mistake is one line.
 
-The reader follows YAML 1.2 for plain scalars (``1e-4`` is a number; ``010``, ``on``, ``12:30`` and dates are what they
-look like), and takes a scalar verbatim wherever the schema wants a string, so that file names survive.
+The reader follows YAML 1.2 for plain scalars (``1e-4`` is a number; ``010``, ``on``, ``12:30`` and dates are
+what they look like), and takes a scalar verbatim wherever the schema wants a string, so that file names
+survive.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import typing
 from typing import Any
 
 import yaml
 
-from diffusion_suite.core.config_schema import fields_of, is_text, without_none
+from diffusion_suite.core.config_schema import fields_of, is_group, is_text, without_none
 from diffusion_suite.core.errors import ConfigError
 
 _STR, _INT, _FLOAT, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "null"))
-_FLOAT_TEXT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_FLOAT_TEXT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _RESOLVERS = {
     _NULL: (re.compile(r"(~|null|Null|NULL|)\Z"), ["~", "n", "N", ""]),
     "tag:yaml.org,2002:bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")),
@@ -28,7 +30,7 @@ _RESOLVERS = {
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -90,7 +92,11 @@ def read_value(text: str, kind: Any, where: str) -> Any:
     bare, optional = without_none(kind)
     if is_text(kind):
         return None if optional and text == "null" else text
-    if typing.get_origin(bare) is list and not text.lstrip().startswith("[") and not (optional and text == "null"):
+    if (
+        typing.get_origin(bare) is list
+        and not text.lstrip().startswith("[")
+        and not (optional and text == "null")
+    ):
         text = f"[{text}]"
     value = _parse(text, where, kind, "")
     return text if isinstance(value, str) and not text.lstrip().startswith(("'", '"')) else value
@@ -114,7 +120,9 @@ def _parse(text: str, where: str, kind: Any, section: str) -> Any:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None and "\n" in text.strip() else ""
-        raise ConfigError(f"{where}: not valid YAML{line} ({problem})", "quote text with special characters") from error
+        raise ConfigError(
+            f"{where}: not valid YAML{line} ({problem})", "quote text with special characters"
+        ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML ({error})") from error
 
@@ -128,7 +136,12 @@ def _retag(node: yaml.Node, kind: Any, section: str, seen: set[int]) -> None:
     if isinstance(node, yaml.ScalarNode):
         if is_text(bare) and node.style is None and node.tag != _NULL and node.tag.startswith(_STR[:-3]):
             node.tag = _STR
-        elif bare is int and node.tag == _FLOAT and node.value[-1:].isdigit() and float(node.value).is_integer():
+        elif (
+            bare is int
+            and node.tag == _FLOAT
+            and node.value[-1:].isdigit()
+            and float(node.value).is_integer()
+        ):
             node.tag, node.value = _INT, str(int(float(node.value)))
     elif isinstance(node, yaml.SequenceNode) and typing.get_origin(bare) is list:
         for child in node.value:
@@ -139,7 +152,7 @@ def _retag(node: yaml.Node, kind: Any, section: str, seen: set[int]) -> None:
 
 
 def _kind_at(kind: Any, key: str, section: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    if is_group(kind):
         if key in ("<<", section):
             return kind
         return fields_of(kind).get(key, (Any, None))[0]
