@@ -1,4 +1,4 @@
-"""Which files a command reads and writes: inputs from names, folders, globs and manifests; outputs written whole."""
+"""Which files a command reads and writes: inputs from names, folders, globs, manifests; outputs whole."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def expand_inputs(inputs: Sequence[str], suffixes: Collection[str]) -> list[Path
     """The files that a command line names.
 
     Args:
-        inputs: each a file, a folder (its files with one of ``suffixes``, sorted, not of its sub-folders), a glob such
-            as ``"scenes/**/*.tif"``, or a manifest: ``.csv`` with a column ``input``, or ``.jsonl`` with a key
-            ``input`` a line; a manifest's relative names count from the manifest's folder.
+        inputs: each a file, a folder (its files with one of ``suffixes``, sorted, not of its sub-folders), a
+            glob such as ``"scenes/**/*.tif"``, or a manifest: ``.csv`` with a column ``input``, or ``.jsonl``
+            with a key ``input`` a line; a manifest's relative names count from the manifest's folder.
         suffixes: endings that the command reads, with the dot, in small letters, e.g. ``{".tif", ".npy"}``.
 
     Returns:
@@ -32,7 +32,9 @@ def expand_inputs(inputs: Sequence[str], suffixes: Collection[str]) -> list[Path
         InputError: when a name leads to nothing, or a file has another ending.
     """
     if not inputs:
-        raise InputError("no input is given", f"name a file, a folder or a manifest of {_listed(suffixes)} files")
+        raise InputError(
+            "no input is given", f"name a file, a folder or a manifest of {_listed(suffixes)} files"
+        )
     found: dict[Path, None] = {}
     for name in inputs:
         for path in _expand(name, suffixes):
@@ -43,16 +45,22 @@ def expand_inputs(inputs: Sequence[str], suffixes: Collection[str]) -> list[Path
 def _expand(name: str, suffixes: Collection[str]) -> Iterable[Path]:
     path = Path(name)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and _ends(p, suffixes) and not p.name.startswith("."))
+        files = sorted(
+            p for p in path.iterdir() if p.is_file() and _ends(p, suffixes) and not p.name.startswith(".")
+        )
         if not files:
-            raise InputError(f"folder {name} holds no {_listed(suffixes)} file", "name another folder, or a glob")
+            raise InputError(
+                f"folder {name} holds no {_listed(suffixes)} file", "name another folder, or a glob"
+            )
         return files
     if path.is_file():
         if path.suffix.lower() in MANIFEST_SUFFIXES and path.suffix.lower() not in suffixes:
             return [_checked(item, suffixes, f"{name}: ") for item in read_manifest(path)]
         return [_checked(path, suffixes)]
     if glob.has_magic(name):
-        files = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file() and _ends(p, suffixes))
+        files = sorted(
+            p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file() and _ends(p, suffixes)
+        )
         if not files:
             raise InputError(f"{name} matches no {_listed(suffixes)} file", "check the pattern, and quote it")
         return files
@@ -72,7 +80,9 @@ def read_manifest(path: Path) -> list[Path]:
     if path.suffix.lower() == ".csv":
         rows: list[object] = list(csv.DictReader(text.splitlines()))
     else:
-        rows = [_json_line(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [
+            _json_line(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        ]
     names = []
     for number, row in enumerate(rows, 1):
         value = row.get("input") if isinstance(row, dict) else None
@@ -88,14 +98,18 @@ def _json_line(path: Path, number: int, line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"manifest {path} line {number} is no JSON ({error.msg})", "write one object a line") from error
+        raise InputError(
+            f"manifest {path} line {number} is no JSON ({error.msg})", "write one object a line"
+        ) from error
 
 
 def _checked(path: Path, suffixes: Collection[str], prefix: str = "") -> Path:
     if not path.is_file():
         raise InputError(f"{prefix}{path} does not exist", "check the path")
     if not _ends(path, suffixes):
-        raise InputError(f"{prefix}{path} is no {_listed(suffixes)} file", "convert it, or give it its right ending")
+        raise InputError(
+            f"{prefix}{path} is no {_listed(suffixes)} file", "convert it, or give it its right ending"
+        )
     return path
 
 
@@ -170,5 +184,6 @@ def check_folder(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"cannot write in {folder} ({error.strerror or error})", "give another output folder, or make room or rights there"
+        f"cannot write in {folder} ({error.strerror or error})",
+        "give another output folder, or make room or rights there",
     )

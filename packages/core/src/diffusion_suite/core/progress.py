@@ -50,7 +50,13 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.visible:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -64,8 +70,9 @@ class Progress:
         """Count on, and put a short note such as the loss behind the bar."""
         self.done += count
         if self._bar is not None and self._task is not None:
-            fields = {} if note is None else {"note": note}
-            self._bar.update(self._task, advance=count, **fields)
+            self._bar.update(self._task, advance=count)
+            if note is not None:
+                self._bar.update(self._task, note=note)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

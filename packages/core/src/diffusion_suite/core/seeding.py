@@ -1,7 +1,8 @@
 """Random numbers keyed by what they are for, so that no result depends on order, batch or machine count.
 
-Every draw of the suite comes from a generator made here from a key such as ``(seed, item)`` or ``(seed, step, rank)``.
-Item 7 of a folder then gives the same result alone, in a batch of 32, or on the second of two devices.
+Every draw of the suite comes from a generator made here from a key such as ``(seed, item)`` or ``(seed, step,
+rank)``. Item 7 of a folder then gives the same result alone, in a batch of 32, or on the second of two
+devices.
 
     >>> key(0, "scene.tif") == key(0, "scene.tif"), key(0, "scene.tif") == key(1, "scene.tif")
     (True, False)
@@ -67,7 +68,7 @@ def seed_global(*parts: int | str) -> None:
 
 @contextmanager
 def seeded(*parts: int | str) -> Iterator[None]:
-    """Run a block, such as the making of a network, with torch's global generator set by a key; restore it after.
+    """Run a block, such as the making of a network, with torch's global generator set by a key.
 
     Example:
         >>> import torch

@@ -1,7 +1,7 @@
 """Training shared by all systems: base module, resumable data, ``fit``.
 
-The settings (:class:`TrainConfig`) are importable without torch from ``diffusion_suite.core.training.config``; the rest
-is imported when first asked for.
+The settings (:class:`TrainConfig`) are importable without torch from
+``diffusion_suite.core.training.config``; the rest is imported when first asked for.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch import Tensor
+from typing_extensions import override
 
 from diffusion_suite.core.errors import SuiteError
 from diffusion_suite.core.progress import Progress, say
@@ -22,8 +23,8 @@ LAST = "last.ckpt"
 def averaging(decay: float) -> WeightAveraging:
     """Lightning's weight averaging as an exponential moving average whose decay grows in.
 
-    The decay after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``: with a fixed one, a run shorter than some
-    ``1 / (1 - decay)`` steps would save little but its random start. Buffers are copied, not averaged.
+    The decay after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``: with a fixed one, a run shorter than
+    some ``1 / (1 - decay)`` steps would save little but its random start. Buffers are copied, not averaged.
 
     Args:
         decay: the decay in the long run, in (0, 1).
@@ -43,8 +44,9 @@ def _growing_average(decay: float) -> Callable[..., None]:
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every so many steps, at the last step, and when the run is asked to stop.
 
-    Only ever right after an optimiser step, and before Lightning exchanges live and averaged weights at the end of a
-    run, so that any ``last.ckpt`` resumes exactly. It is written beside itself and renamed: a kill leaves the old one.
+    Only ever right after an optimiser step, and before Lightning exchanges live and averaged weights at the
+    end of a run, so that any ``last.ckpt`` resumes exactly. It is written beside itself and renamed: a kill
+    leaves the old one.
 
     Args:
         folder: the run folder.
@@ -55,9 +57,11 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every = folder / LAST, every
         self.saved_step = -1
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -97,6 +101,7 @@ class Report(Callback):
         self.progress = Progress("training", visible=bar)
         self.step, self.clock, self.clock_step = 0, 0.0, 0
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = self.clock_step = trainer.global_step
         self.clock = time.monotonic()
@@ -104,6 +109,7 @@ class Report(Callback):
         if trainer.is_global_zero:
             self.progress.__enter__()
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -125,13 +131,17 @@ class Report(Callback):
         self.clock, self.clock_step = now, self.step
         return f"loss {float(trainer.callback_metrics['loss']):.4g}  {rate:.3g} it/s"
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and "validation_loss" in trainer.callback_metrics:
-            say(f"step {trainer.global_step}  validation loss {float(trainer.callback_metrics['validation_loss']):.4g}")
+            loss = float(trainer.callback_metrics["validation_loss"])
+            say(f"step {trainer.global_step}  validation loss {loss:.4g}")
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.progress.__exit__(None, None, None)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.progress.__exit__(None, None, None)
         if trainer.is_global_zero and isinstance(exception, (KeyboardInterrupt, SystemExit)):
@@ -148,5 +158,5 @@ def check_finite(trainer: Trainer) -> None:
     if loss is not None and not bool(torch.isfinite(loss)):
         raise SuiteError(
             f"the loss is {float(loss)} at step {trainer.global_step}",
-            "lower learning_rate or set trainer.gradient_clip_val=1, and run again: the last checkpoint is kept",
+            "lower learning_rate or give trainer.gradient_clip_val=1, and run again: the checkpoint is kept",
         )

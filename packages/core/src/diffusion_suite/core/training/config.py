@@ -60,7 +60,8 @@ OWN_KEYS = {
     "val_check_interval": "validate_every",
 }
 
-# What a run may not change half-way: the order of the data, the noise, or the state of the optimiser hang on it.
+# What a run may not change half-way: the order of the data, the noise, or the state of the optimiser hang on
+# it.
 FIXED_KEYS = (
     "seed",
     "batch_size",
@@ -84,16 +85,22 @@ class TrainConfig:
     workers: int = opt(2, "processes that load data; 0 loads in the training process", ge=0)
     learning_rate: float = opt(1e-4, "peak learning rate of AdamW", gt=0)
     warmup_steps: int = opt(500, "steps of linear warm-up of the learning rate", ge=0)
-    schedule: str = opt("cosine", "after warm-up: cosine to 1 % of the peak at the last step, or constant", choices=SCHEDULES)
+    schedule: str = opt(
+        "cosine", "after warm-up: cosine to 1 % of the peak at the last step, or constant", choices=SCHEDULES
+    )
     weight_decay: float = opt(0.01, "weight decay of AdamW, on matrices and kernels only", ge=0)
-    ema_decay: float = opt(0.999, "decay of the averaged weights, which are saved and used; 0 keeps none", ge=0, lt=1)
+    ema_decay: float = opt(
+        0.999, "decay of the averaged weights, which are saved and used; 0 keeps none", ge=0, lt=1
+    )
     precision: str = opt("32", "arithmetic; bf16 and 16 are mixed with 32", choices=tuple(PRECISIONS))
     compile: bool = opt(False, "compile the networks with torch.compile")
     checkpoint_every: int = opt(1000, "steps between checkpoints", ge=1)
     log_every: int = opt(50, "steps between log lines", ge=1)
     validate_every: int = opt(1000, "steps between validations, where there are validation data", ge=1)
     resume: str | None = opt("last", "last (go on from the run folder's checkpoint), a .ckpt file, or null")
-    init: str | None = opt(None, "weights to start from: starter, a folder, a hub id or a .ckpt file; null for none")
+    init: str | None = opt(
+        None, "weights to start from: starter, a folder, a hub id or a .ckpt file; null for none"
+    )
     trainer: dict[str, Any] = opt(
         {}, "more arguments of Lightning's Trainer: devices, strategy, gradient_clip_val, logger, ..."
     )
@@ -102,14 +109,19 @@ class TrainConfig:
         """Check what no single key shows.
 
         Raises:
-            ConfigError: for an unknown name in ``trainer`` (with a suggestion), for one that has its own key, for an
-                unknown logger, and for averaged weights together with a strategy that shards the model.
+            ConfigError: for an unknown name in ``trainer`` (with a suggestion), for one that has its own key,
+                for an unknown logger, and for averaged weights together with a strategy that shards the
+                model.
         """
         for name in self.trainer:
             if name in OWN_KEYS:
-                raise ConfigError(f"trainer.{name} has a key of its own", f"give {OWN_KEYS[name]} instead", "trainer")
+                raise ConfigError(
+                    f"trainer.{name} has a key of its own", f"give {OWN_KEYS[name]} instead", "trainer"
+                )
             if name not in TRAINER_KEYS:
-                raise ConfigError(f"no setting 'trainer.{name}'", suggest(name, sorted(TRAINER_KEYS)), "trainer")
+                raise ConfigError(
+                    f"no setting 'trainer.{name}'", suggest(name, sorted(TRAINER_KEYS)), "trainer"
+                )
         if self.logger_name not in LOGGERS:
             remedy = f"give one of {', '.join(LOGGERS)}"
             raise ConfigError(f"trainer.logger is {self.logger_name!r}", remedy, "trainer")

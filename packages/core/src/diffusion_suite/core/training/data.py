@@ -1,7 +1,7 @@
 """Data that a resumed run meets in the same order: an endless sampler and the data module around it.
 
-Data sets are map-style. Item ``i`` is a function of ``i`` (and of the seed the data set was given), so data drawn from
-nothing are as resumable as files: make item ``i`` from ``core.seeding.generator(seed, i)``.
+Data sets are map-style. Item ``i`` is a function of ``i`` (and of the seed the data set was given), so data
+drawn from nothing are as resumable as files: make item ``i`` from ``core.seeding.generator(seed, i)``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import override
 
 from diffusion_suite.core import seeding
 from diffusion_suite.core.training.config import TrainConfig
@@ -20,9 +21,9 @@ from diffusion_suite.core.training.config import TrainConfig
 class EndlessSampler(Sampler[int]):
     """Item numbers without end, a function of ``(seed, position)`` only.
 
-    Position ``p`` of the common sequence lies in epoch ``p // length``; each epoch is its own permutation. Rank ``r`` of
-    ``w`` takes positions ``start + r, start + r + w, ...``, so the ranks never share an item of a step, and another
-    number of devices changes who sees an item, not which items come.
+    Position ``p`` of the common sequence lies in epoch ``p // length``; each epoch is its own permutation.
+    Rank ``r`` of ``w`` takes positions ``start + r, start + r + w, ...``, so the ranks never share an item of
+    a step, and another number of devices changes who sees an item, not which items come.
 
     Args:
         length: number of items; None for data sets without end, whose items are then 0, 1, 2, ... in order.
@@ -32,7 +33,9 @@ class EndlessSampler(Sampler[int]):
         world_size: number of processes.
     """
 
-    def __init__(self, length: int | None, seed: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, length: int | None, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         if length is not None and length < 1:
             raise ValueError("the data set is empty")
         self.length, self.seed, self.start = length, seed, start
@@ -57,9 +60,9 @@ class SuiteDataModule(LightningDataModule):
     """Loaders for :func:`diffusion_suite.core.training.fit`.
 
     Args:
-        dataset: map-style training data. A data set without end sets ``endless = True`` and needs no ``__len__``;
-            its item ``i`` is then asked for once, at position ``i``. Others give each item once an epoch; where an
-            augmentation should differ from epoch to epoch, make the data set endless.
+        dataset: map-style training data. A data set without end sets ``endless = True`` and needs no
+            ``__len__``; its item ``i`` is then asked for once, at position ``i``. Others give each item once
+            an epoch; where an augmentation should differ from epoch to epoch, make the data set endless.
         validation: map-style data, gone through in order; None for none.
         config: seed, batch size, workers; ``fit`` sets it when None.
         collate: joins items to a batch; torch's default when None.
@@ -77,6 +80,7 @@ class SuiteDataModule(LightningDataModule):
         super().__init__()
         self.dataset, self.validation, self.config, self.collate = dataset, validation, config, collate
 
+    @override
     def train_dataloader(self) -> DataLoader[Any]:
         if self.dataset is None or self.config is None or self.trainer is None:
             raise TypeError("the data module needs a data set, and fit() to give it its settings")
@@ -85,6 +89,7 @@ class SuiteDataModule(LightningDataModule):
         length = None if getattr(self.dataset, "endless", False) else len(self.dataset)  # type: ignore[arg-type]
         return self._loader(self.dataset, EndlessSampler(length, self.config.seed, start, rank, world))
 
+    @override
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if self.validation is None:
             return []

@@ -9,12 +9,20 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
 from diffusion_suite.core.files import atomic_path
 
 
+def main_process() -> bool:
+    """Whether this process is the first of a distributed run, or the only one."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 class MetricsFile(Logger):
-    """One row a logged step, one column a metric. Lightning's own CSV logger starts anew on resume; this one goes on.
+    """One row a logged step, one column a metric.
+
+    Lightning's own CSV logger starts anew on resume; this one goes on.
 
     Args:
         folder: the run folder.
@@ -25,18 +33,21 @@ class MetricsFile(Logger):
         super().__init__()
         self.path, self.folder = folder / "metrics.csv", folder
         self.columns: list[str] = ["step"]
-        if rank_zero_only.rank == 0:
+        if main_process():
             self._keep_until(resumed_step)
 
     @property
+    @override
     def name(self) -> str:
         return "metrics"
 
     @property
+    @override
     def version(self) -> str:
         return ""
 
     @property
+    @override
     def save_dir(self) -> str:
         return str(self.folder)
 

@@ -22,17 +22,20 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from diffusion_suite.core import seeding
+from diffusion_suite.core.checkpoints import Pretrained
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
 
 
 class SuiteModule(LightningModule):
-    """A LightningModule whose steps are functions of ``(seed, step, rank)``, so that a killed run resumes exactly.
+    """A LightningModule whose steps are functions of ``(seed, step, rank)``: a killed run resumes exactly.
 
-    The arguments of a subclass's ``__init__`` become its hyper-parameters. They must be plain (numbers, text, lists,
-    dicts; dataclasses and paths are turned into those), so that its checkpoints load with ``weights_only=True``.
+    The arguments of a subclass's ``__init__`` become its hyper-parameters. They must be plain (numbers, text,
+    lists, dicts; dataclasses and paths are turned into those), so that its checkpoints load with
+    ``weights_only=True``.
     """
 
     def __init__(self) -> None:
@@ -61,6 +64,7 @@ class SuiteModule(LightningModule):
         """
         return self.loss(batch, generator)
 
+    @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         part = batch_idx % self.trainer.accumulate_grad_batches
         place = (self.config.seed, "step", self.global_step, "rank", self.global_rank, "part", part)
@@ -70,6 +74,7 @@ class SuiteModule(LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return values["loss"]
 
+    @override
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         place = (self.config.seed, "validation", batch_idx, "rank", self.global_rank)
         values = _as_dict(self.validation_loss(batch, seeding.generator(*place, device=self.device)))
@@ -82,7 +87,9 @@ class SuiteModule(LightningModule):
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.learning_rate)
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.config.learning_rate
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -99,7 +106,7 @@ class SuiteModule(LightningModule):
 
         Args:
             source: a Lightning ``.ckpt`` of this class (its averaged weights are taken), or what
-                ``self.network.from_pretrained`` takes: ``starter``, a folder, a hub id.
+                ``from_pretrained`` of its :class:`Pretrained` network takes: ``starter``, a folder, a hub id.
 
         Raises:
             CheckpointError: when the file is missing, unreadable, or for another network.
@@ -107,11 +114,12 @@ class SuiteModule(LightningModule):
         if source.endswith(".ckpt"):
             _load_strictly(self, read_checkpoint(Path(source))["state_dict"], source)
             return
-        network = getattr(self, "network", None)
-        if not hasattr(network, "from_pretrained"):
+        networks = [part for part in self.children() if isinstance(part, Pretrained)]
+        if len(networks) != 1:
             raise CheckpointError(f"{type(self).__name__} cannot start from {source!r}", "give a .ckpt file")
-        other = type(network).from_pretrained(source)
-        _load_strictly(network, other.state_dict(), source)
+        network = networks[0]
+        assert isinstance(network, nn.Module)
+        _load_strictly(network, type(network).from_pretrained(source).state_dict(), source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -126,10 +134,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)})", "give another one, or remove the file"
+            f"{path} cannot be read as a checkpoint ({_first_line(error)})",
+            "give another one, or remove the file",
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no Lightning checkpoint", "give a .ckpt written by the train command")
+        raise CheckpointError(
+            f"{path} is no Lightning checkpoint", "give a .ckpt written by the train command"
+        )
     return content
 
 
@@ -144,12 +155,17 @@ def plain(value: Any, name: str) -> Any:
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name), f"{name}.{field.name}") for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name), f"{name}.{field.name}")
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, name) for item in value]
-    raise TypeError(f"hyper-parameter {name} is a {type(value).__name__}; pass plain values and build objects from them")
+    raise TypeError(
+        f"hyper-parameter {name} is a {type(value).__name__}; pass plain values and build objects from them"
+    )
 
 
 def _as_dict(value: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One call that trains: ``fit(module, data, config, folder)``; the same call again goes on where it stopped."""
+"""One call that trains, ``fit(module, data, config, folder)``; the same call again goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion_suite.core.config import to_yaml
 from diffusion_suite.core.errors import CheckpointError, ConfigError, OutputError
@@ -26,16 +25,16 @@ from diffusion_suite.core.progress import say
 from diffusion_suite.core.training.callbacks import LAST, LastCheckpoint, Report, averaging
 from diffusion_suite.core.training.config import FIXED_KEYS, PRECISIONS, TrainConfig
 from diffusion_suite.core.training.data import SuiteDataModule
-from diffusion_suite.core.training.logger import MetricsFile
+from diffusion_suite.core.training.logger import MetricsFile, main_process
 from diffusion_suite.core.training.module import SuiteModule, read_checkpoint
 
 
 def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, folder: Path) -> Path:
     """Train, or go on training, and return the checkpoint.
 
-    The run folder holds ``last.ckpt`` (averaged weights under ``state_dict``), ``config.yaml``, ``versions.json`` and
-    ``metrics.csv``. Make the module inside ``seeding.seeded(config.seed, "weights")``, so that the start is the same
-    each time.
+    The run folder holds ``last.ckpt`` (averaged weights under ``state_dict``), ``config.yaml``,
+    ``versions.json`` and ``metrics.csv``. Make the module inside ``seeding.seeded(config.seed, "weights")``,
+    so that the start is the same each time.
 
     Args:
         module: what is trained; it holds the averaged weights afterwards.
@@ -96,7 +95,9 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
     present = [path for path in present if not path.name.startswith(".")]
     if resume is None:
         if present:
-            raise OutputError(f"{folder} holds a run already ({present[-1].name})", "give resume=last or another folder")
+            raise OutputError(
+                f"{folder} holds a run already ({present[-1].name})", "give resume=last or another folder"
+            )
         return None
     if resume == "last":
         return present[-1] if present else None
@@ -106,10 +107,15 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
 
 
 def make_trainer(config: TrainConfig, folder: Path, resumed_step: int = 0) -> Trainer:
-    """Lightning's Trainer as :func:`fit` uses it: endless epochs, our sampler, averaged weights, one checkpoint."""
-    extra = {name: value for name, value in config.trainer.items() if name not in ("logger", "enable_progress_bar")}
+    """Lightning's Trainer as :func:`fit` uses it: endless epochs, averaged weights, one checkpoint."""
+    extra = {
+        name: value for name, value in config.trainer.items() if name not in ("logger", "enable_progress_bar")
+    }
     bar = None if config.trainer.get("enable_progress_bar", True) else False
-    callbacks: list[Callback] = [Report(config.log_every, bar), LastCheckpoint(folder, config.checkpoint_every)]
+    callbacks: list[Callback] = [
+        Report(config.log_every, bar),
+        LastCheckpoint(folder, config.checkpoint_every),
+    ]
     if config.ema_decay:
         callbacks.insert(0, averaging(config.ema_decay))
     return Trainer(
@@ -150,7 +156,9 @@ def make_logger(config: TrainConfig, folder: Path, resumed_step: int = 0) -> Log
 
         return TensorBoardLogger(folder, name="", version="tensorboard")
     except ImportError as error:
-        raise ConfigError(f"trainer.logger={name} needs a package that is missing", f"pip install {name}") from error
+        raise ConfigError(
+            f"trainer.logger={name} needs a package that is missing", f"pip install {name}"
+        ) from error
 
 
 @contextmanager
@@ -165,6 +173,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message="Total length of .list. across ranks is zero.*")
             warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
             yield
     finally:
@@ -176,7 +185,9 @@ def _check_resumable(checkpoint: dict[str, Any], config: TrainConfig, path: Path
     """The step of a checkpoint, after a look at whether the settings allow an exact continuation."""
     old = checkpoint.get("train_config", {})
     now = {key: getattr(config, key) for key in FIXED_KEYS}
-    changed = [f"{key} was {old[key]}, now {now[key]}" for key in FIXED_KEYS if key in old and old[key] != now[key]]
+    changed = [
+        f"{key} was {old[key]}, now {now[key]}" for key in FIXED_KEYS if key in old and old[key] != now[key]
+    ]
     if changed:
         raise ConfigError(
             f"{path} was trained with other settings ({', '.join(changed)})",
@@ -186,7 +197,7 @@ def _check_resumable(checkpoint: dict[str, Any], config: TrainConfig, path: Path
 
 
 def _write_records(config: TrainConfig, folder: Path) -> None:
-    if rank_zero_only.rank != 0:
+    if not main_process():
         return
     with atomic_path(folder / "config.yaml") as path:
         path.write_text(to_yaml(config), encoding="utf-8")
@@ -202,7 +213,11 @@ def versions() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
@@ -223,5 +238,5 @@ def _summary(module: SuiteModule, config: TrainConfig, trainer: Trainer, folder:
 
 
 def _say(message: str) -> None:
-    if rank_zero_only.rank == 0:
+    if main_process():
         say(message)

@@ -1,0 +1,180 @@
+"""``save_pretrained`` and ``from_pretrained``: safetensors, ``config.json`` and a card in one folder."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diffusion_suite.core._version import __version__
+from diffusion_suite.core.checkpoints.card import Card
+from diffusion_suite.core.checkpoints.published import compare_keys
+from diffusion_suite.core.errors import CheckpointError
+from diffusion_suite.core.files import atomic_path
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+
+
+class Pretrained:
+    """Mixin of networks that are saved to and loaded from a folder.
+
+    The network keeps the arguments of its constructor, plain, in ``self.config``::
+
+        class Prior(nn.Module, Pretrained):
+            starter = "diffusion_suite.geo:starter/prior"
+
+            def __init__(self, channels: int = 8) -> None:
+                super().__init__()
+                self.config = {"channels": channels}
+
+        Prior.from_pretrained("starter")
+        Prior.from_pretrained("runs/prior/export")
+
+    Attributes:
+        starter: ``"package:folder"`` of the weights that come with the package; empty for none.
+        config: arguments of the constructor: numbers, text, lists and dicts of these.
+    """
+
+    starter: ClassVar[str] = ""
+    config: dict[str, Any]
+
+    def save_pretrained(self, folder: str | Path, card: Card | None = None) -> Path:
+        """Write weights, configuration and card.
+
+        Args:
+            folder: made when missing; files in it of the same names are replaced, each at once.
+            card: what a user must know; left out when None.
+
+        Raises:
+            OutputError: when the folder cannot be written in.
+        """
+        folder = Path(folder)
+        content = {"_class": type(self).__name__, "_version": __version__, **self.config}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self).items()}
+        with atomic_path(folder / WEIGHTS) as path:
+            save_file(state, path, metadata={"format": "pt"})
+        with atomic_path(folder / CONFIG) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if card is not None:
+            with atomic_path(folder / CARD) as path:
+                path.write_text(card.to_markdown(), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        local_files_only: bool = True,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Make the network with its weights, in evaluation mode.
+
+        Args:
+            source: ``"starter"`` (the weights in the package), a folder, or a hub id such as
+                ``"owner/name"``.
+            local_files_only: take a hub id from the local cache only; False lets it be downloaded.
+            revision: branch, tag or commit of a hub id.
+            device: where the weights go.
+
+        Raises:
+            CheckpointError: when nothing is there, when the folder holds another class, or when names or
+                shapes of weights differ (the names are listed).
+        """
+        if str(source) == "starter":
+            return cls._from_starter().to(device)  # type: ignore[attr-defined, no-any-return]
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = _from_hub(str(source), revision, local_files_only)
+        return cls._from_folder(folder).to(device)  # type: ignore[attr-defined, no-any-return]
+
+    @classmethod
+    def _from_starter(cls) -> Self:
+        package, _, inner = cls.starter.partition(":")
+        if not inner:
+            raise CheckpointError(f"{cls.__name__} has no starter weights", "give a folder or a hub id")
+        resource = files(package).joinpath(inner)
+        if not resource.joinpath(CONFIG).is_file():
+            raise CheckpointError(
+                f"the starter weights of {cls.__name__} are not installed",
+                f"reinstall {package.replace('_', '-')}",
+            )
+        with as_file(resource) as folder:
+            return cls._from_folder(folder)
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> Self:
+        values = read_config(folder)
+        name = values.pop("_class", cls.__name__)
+        values.pop("_version", None)
+        if name != cls.__name__:
+            raise CheckpointError(f"{folder} holds a {name}, not a {cls.__name__}", f"load it with {name}")
+        try:
+            network = cls(**values)
+        except TypeError as error:
+            raise CheckpointError(f"{folder / CONFIG} does not fit {cls.__name__} ({error})") from error
+        try:
+            state = load_file(folder / WEIGHTS)
+        except Exception as error:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} cannot be read ({error})", "fetch the folder again"
+            ) from error
+        compare_keys(state, _state(network), str(folder))
+        module = _as_module(network)
+        module.load_state_dict(state)
+        module.eval()
+        return network
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The content of a folder's ``config.json``; ``_class`` and ``_version`` say what wrote it.
+
+    Raises:
+        CheckpointError: when the folder holds none, or it cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {CONFIG}", "give a folder written by save_pretrained")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({error})", "fetch the folder again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no settings", "fetch the folder again")
+    return content
+
+
+def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        patterns = [WEIGHTS, CONFIG, CARD]
+        folder = snapshot_download(
+            name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns
+        )
+    except HFValidationError as error:
+        raise CheckpointError(f"no folder at {name}", "check the path") from error
+    except Exception as error:
+        remedy = f"check the name, or run: hf download {name}"
+        where = "in the local cache" if local_files_only else "on the hub"
+        raise CheckpointError(f"no folder at {name}, and no model of that name {where}", remedy) from error
+    return Path(folder)
+
+
+def _as_module(network: object) -> nn.Module:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{type(network).__name__} must be an nn.Module to use Pretrained")
+    return network
+
+
+def _state(network: object) -> dict[str, Tensor]:
+    return dict(_as_module(network).state_dict())

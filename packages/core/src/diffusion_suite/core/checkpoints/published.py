@@ -1,0 +1,130 @@
+"""Weights that others published: read safely, renamed by a table, refused when a key is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusion_suite.core.errors import CheckpointError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "weights")
+
+
+def load_published(path: str | Path, inside: str | None = None) -> dict[str, Tensor]:
+    """Read a published weight file to the CPU without running any code in it.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save`` (read with ``weights_only=True``).
+        inside: key under which the weights lie; None looks for the usual ones (``state_dict``, ``model``,
+            ...).
+
+    Returns:
+        The tensors by their published names; entries that are no tensors are left out.
+
+    Raises:
+        CheckpointError: when the file is missing, unreadable, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}", "check the path")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is no safetensors file ({error})", "fetch it again") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read safely ({reason[:200]})",
+            "fetch it again; a file that holds pickled objects must be converted where it was made",
+        ) from error
+    return _tensors(content, inside, path)
+
+
+def _tensors(content: object, inside: str | None, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        if inside is not None and inside not in content:
+            raise CheckpointError(f"{path} has no entry {inside!r}", f"it has {shorten(map(str, content))}")
+        if inside is None and not any(isinstance(value, Tensor) for value in content.values()):
+            inside = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = content if inside is None else content[inside]
+        if isinstance(inner, Mapping):
+            found = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+            if found:
+                return found
+        raise CheckpointError(f"{path} holds no weights", f"it has {shorten(map(str, content))}")
+    raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights", "give a file of weights")
+
+
+def match_keys(
+    state: Mapping[str, Tensor],
+    table: Mapping[str, str] | Callable[[str], str | None],
+    expected: Mapping[str, Tensor],
+    source: str = "the file",
+) -> dict[str, Tensor]:
+    """Rename published weights to ours, strictly: all there, none left over, each of its shape.
+
+    Args:
+        state: tensors by published name.
+        table: published name to ours, as a mapping or a function that gives None for weights that are not
+            used.
+        expected: our network's ``state_dict()``.
+        source: what to call the file in an error.
+
+    Returns:
+        Tensors by our names, ready for ``load_state_dict``.
+
+    Raises:
+        CheckpointError: naming the keys that miss, are left over, or have another shape.
+    """
+    renamed: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in state.items():
+        ours = table(name) if callable(table) else table.get(name, "")
+        if ours == "":
+            unknown.append(name)
+        elif ours is not None:
+            renamed[ours] = tensor
+    compare_keys(renamed, expected, source, unknown)
+    return renamed
+
+
+def compare_keys(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, unknown: Iterable[str] = ()
+) -> None:
+    """Refuse weights whose names or shapes are not those expected.
+
+    Raises:
+        CheckpointError: naming the first of each kind and how many there are.
+    """
+    missing = [name for name in expected if name not in state]
+    extra = [*unknown, *(name for name in state if name not in expected)]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    parts = [
+        f"{label} {shorten(names)}"
+        for label, names in (("missing", missing), ("unexpected", extra), ("other shape:", shapes))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(
+            f"{source} is not for this network: {'; '.join(parts)}",
+            "give the file that belongs to these settings",
+        )
+
+
+def shorten(names: Iterable[str], most: int = 4) -> str:
+    """The first few names and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
