@@ -153,4 +153,19 @@ class ConvertConfig(SceneKeys):
 
 @dataclass
 class TrainPriorConfig(TrainConfig):
-    """Settings of ``geo train``: the image prior behind ``mode=prior``."""
+    """Settings of ``geo train``: the eigen-image prior behind ``mode=prior``."""
+
+    scenes: int = opt(1200, "procedural scenes drawn for training; 0 = train on the given scenes alone", ge=0)
+    photographs: bool = opt(True, "draw part of the procedural scenes from scikit-image's photographs")
+    patch: int = opt(96, "side of a training patch in pixels", ge=32, le=160)
+    channels: int = opt(8, "eigen-images that the network sees at once", ge=1)
+    widths: list[int] = opt([32, 64, 128], "feature channels of each scale")
+    blocks: list[int] = opt([1, 2, 3], "residual blocks of each scale, in the encoder and in the decoder")
+    validation: int = opt(64, "patches of the validation set", ge=0)
+
+    def check(self) -> None:
+        """Refuse a network without scales."""
+        super().check()
+        if not self.widths or len(self.widths) != len(self.blocks) or min(self.widths + self.blocks) < 1:
+            remedy = "give as many blocks as widths, each 1 or more, such as widths=[32,64] blocks=[1,2]"
+            raise ConfigError(f"widths={self.widths} and blocks={self.blocks} do not go together", remedy, key="widths")
