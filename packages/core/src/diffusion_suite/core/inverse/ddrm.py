@@ -1,9 +1,9 @@
 """Denoising diffusion restoration in the singular basis of a linear operator (Kawar et al. 2022).
 
-In units of noise-to-signal, q = sigma/alpha, the state of a diffusion is the clean image plus noise of standard
-deviation q, and every singular coefficient is one of three kinds: not measured, measured less accurately than the
-state, or measured more accurately. `ddrm_start` and `ddrm_transition` draw states whose marginals agree with the
-forward process in all three.
+In units of noise-to-signal, q = sigma/alpha, the state of a diffusion is the clean image plus noise of
+standard deviation q, and every singular coefficient is one of three kinds: not measured, measured less
+accurately than the state, or measured more accurately. `ddrm_start` and `ddrm_transition` draw states whose
+marginals agree with the forward process in all three.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def ddrm_transition(
         s q < sigma_y    v + q sqrt(1 - eta^2) (u - s v)/sigma_y + q eta n
         s q >= sigma_y   eta_b u/s + (1 - eta_b) v + sqrt(q^2 - eta_b^2 sigma_y^2/s^2) n
 
-    Coefficients with s = 0 count as not measured, and noise-free data are met exactly. With `strict`, as in the
-    published code, equality counts as not measured (so the last step returns x0 itself even for noise-free data),
-    and a measured coefficient with s = 0 and noisy data falls under the second row.
+    Coefficients with s = 0 count as not measured, and noise-free data are met exactly. With `strict`, as in
+    the published code, equality counts as not measured (so the last step returns x0 itself even for
+    noise-free data), and a measured coefficient with s = 0 and noisy data falls under the second row.
 
     Args:
         operator: y = A x + sigma_y n.

@@ -1,8 +1,7 @@
 """Linear measurements y = A x of images, with what the solvers of inverse problems ask of them.
 
-Images have shape (batch, channels, height, width). A `SpectralOperator` knows its singular value decomposition
-A = U S V^T and works in a spectral layout of its own, chosen so that neither direction permutes memory in a hot
-loop: coefficients have the shape of an image, `spectrum` holds the singular values there (0 where nothing is
+Images have shape (batch, channels, height, width). A `SpectralOperator` knows its decomposition A = U S V^T and
+works in a spectral layout of its own, chosen so that neither direction permutes memory in a hot loop: coefficients have the shape of an image, `spectrum` holds the singular values there (0 where nothing is
 measured) and `measured` says which coefficients the data touch. The flat vectors of the literature, singular
 values first, are available through `V, Vt, U, Ut, singulars`.
 """
@@ -15,6 +14,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from diffusion_suite.core.errors import InputError
 
@@ -62,8 +62,9 @@ class LinearOperator(ABC):
             InputError: names the operator and what is wrong.
         """
         if tuple(y.shape[1:]) != tuple(self.data_shape):
+            given, needed = tuple(y.shape[1:]), tuple(self.data_shape)
             raise InputError(
-                f"{type(self).__name__}: data of shape {tuple(y.shape[1:])} given, {tuple(self.data_shape)} needed",
+                f"{type(self).__name__}: data of shape {given} given, {needed} needed",
                 "give data made by this operator",
             )
         if not bool(torch.isfinite(y).all()):
@@ -77,7 +78,8 @@ class SpectralOperator(LinearOperator):
     """An operator with its singular value decomposition.
 
     Attributes:
-        spectrum: singular values in the spectral layout, broadcastable to `image_shape`; 0 where not measured.
+        spectrum: singular values in the spectral layout, broadcastable to `image_shape`; 0 where not
+            measured.
         measured: boolean, same layout: coefficients that correspond to an entry of the data.
     """
 
@@ -112,15 +114,19 @@ class SpectralOperator(LinearOperator):
     def unflatten_data(self, y: Tensor) -> Tensor:
         """Inverse of `flatten_data`."""
 
+    @override
     def A(self, x: Tensor) -> Tensor:
         return self.data_from_spectral(self.spectrum * self.to_spectral(x))
 
+    @override
     def adjoint(self, y: Tensor) -> Tensor:
         return self.from_spectral(self.spectrum * self.data_to_spectral(y))
 
+    @override
     def pinv(self, y: Tensor) -> Tensor:
         return self.from_spectral(divide(self.data_to_spectral(y), self.spectrum))
 
+    @override
     def prox(self, z: Tensor, y: Tensor, rho: float | Tensor) -> Tensor:
         weighted = self.spectrum * self.data_to_spectral(y) + rho * self.to_spectral(z)
         return self.from_spectral(weighted / (self.spectrum**2 + rho))
@@ -132,7 +138,7 @@ class SpectralOperator(LinearOperator):
         return self.spectrum.expand(self.image_shape).reshape(-1)[order]
 
     def Vt(self, x: Tensor) -> Tensor:
-        """Flat spectral vectors (batch, pixels) of images (batch, *image_shape) or of their flattened form."""
+        """Flat spectral vectors (batch, pixels) of images, flattened or not."""
         return self.order(self.to_spectral(x.reshape(-1, *self.image_shape)))
 
     def V(self, v: Tensor) -> Tensor:
@@ -170,25 +176,32 @@ class Identity(SpectralOperator):
         self.spectrum = torch.ones(1, 1, 1)
         self.measured = torch.ones(1, 1, 1, dtype=torch.bool)
 
+    @override
     def to_spectral(self, x: Tensor) -> Tensor:
         return x
 
+    @override
     def from_spectral(self, z: Tensor) -> Tensor:
         return z
 
+    @override
     def data_to_spectral(self, y: Tensor) -> Tensor:
         return y
 
+    @override
     def data_from_spectral(self, u: Tensor) -> Tensor:
         return u
 
+    @override
     def spectral_order(self) -> Tensor:
         channels, height, width = self.image_shape
         return torch.arange(channels * height * width, device=self.spectrum.device)
 
+    @override
     def flatten_data(self, y: Tensor) -> Tensor:
         return y.flatten(1)
 
+    @override
     def unflatten_data(self, y: Tensor) -> Tensor:
         return y.reshape(-1, *self.data_shape)
 
@@ -213,34 +226,41 @@ class Inpainting(SpectralOperator):
         if mask.ndim != 3 or channels not in (None, mask.shape[0]):
             raise InputError(
                 f"Inpainting: a mask of shape {tuple(mask.shape)} does not fit {channels or 'the'} channels",
-                "give a mask of shape (channels, height, width), or (height, width) with the number of channels",
+                "give a mask of shape (channels, height, width), or (height, width) and the number of channels",
             )
         channels, height, width = mask.shape
         self.image_shape = self.data_shape = (channels, height, width)
         self.measured = mask != 0
         self.spectrum = self.measured.to(torch.float32)
 
+    @override
     def to_spectral(self, x: Tensor) -> Tensor:
         return x
 
+    @override
     def from_spectral(self, z: Tensor) -> Tensor:
         return z
 
+    @override
     def data_to_spectral(self, y: Tensor) -> Tensor:
         return torch.where(self.measured, y, torch.zeros((), dtype=y.dtype, device=y.device))
 
+    @override
     def data_from_spectral(self, u: Tensor) -> Tensor:
         return self.data_to_spectral(u)
 
+    @override
     def spectral_order(self) -> Tensor:
         places = torch.arange(self.measured.numel(), device=self.measured.device)
         places = places.reshape(self.image_shape).permute(1, 2, 0).flatten()
         observed = self.measured.permute(1, 2, 0).flatten()
         return torch.cat([places[observed], places[~observed]])
 
+    @override
     def flatten_data(self, y: Tensor) -> Tensor:
         return y.permute(0, 2, 3, 1)[:, self.measured.permute(1, 2, 0)]
 
+    @override
     def unflatten_data(self, y: Tensor) -> Tensor:
         channels, height, width = self.image_shape
         image = y.new_zeros(y.shape[0], height, width, channels)

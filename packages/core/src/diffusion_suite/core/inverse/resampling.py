@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.inverse.operators import SpectralOperator
@@ -33,14 +34,15 @@ class Factor:
     def of(cls, matrix: Tensor, smallest: float = SMALLEST_SINGULAR) -> Self:
         """Decompose an (m, n) matrix in float64; singular values below `smallest` become 0."""
         U, S, Vt = torch.linalg.svd(matrix.double(), full_matrices=True)
-        return cls(U, torch.where(S < smallest, 0.0, S), Vt.T.contiguous())
+        return cls(U, torch.where(S >= smallest, S, 0.0), Vt.T.contiguous())
 
 
 class SeparableOperator(SpectralOperator):
     """Y = rows X columns^T in every channel.
 
-    The spectral layout of a channel is V_rows^T X V_columns: its first block of (m_rows, m_columns) is measured.
-    Flat spectral vectors hold that block, then the rest of its rows, then the other rows, channels fastest.
+    The spectral layout of a channel is V_rows^T X V_columns: its first block of (m_rows, m_columns) is
+    measured. Flat spectral vectors hold that block, then the rest of its rows, then the other rows, channels
+    fastest.
 
     Args:
         rows: factor that acts along the height.
@@ -64,19 +66,24 @@ class SeparableOperator(SpectralOperator):
         _, height, width = self.image_shape
         return pad(block, (0, width - block.shape[-1], 0, height - block.shape[-2]))
 
+    @override
     def to_spectral(self, x: Tensor) -> Tensor:
         return self.row_V.T @ x @ self.column_V
 
+    @override
     def from_spectral(self, z: Tensor) -> Tensor:
         return self.row_V @ z @ self.column_V.T
 
+    @override
     def data_to_spectral(self, y: Tensor) -> Tensor:
         return self._padded(self.row_U.T @ y @ self.column_U)
 
+    @override
     def data_from_spectral(self, u: Tensor) -> Tensor:
         _, rows, columns = self.data_shape
         return self.row_U @ u[..., :rows, :columns] @ self.column_U.T
 
+    @override
     def spectral_order(self) -> Tensor:
         channels, height, width = self.image_shape
         _, rows, columns = self.data_shape
@@ -86,9 +93,11 @@ class SeparableOperator(SpectralOperator):
         offsets = torch.arange(channels, device=order.device) * (height * width)
         return (order[:, None] + offsets).flatten()
 
+    @override
     def flatten_data(self, y: Tensor) -> Tensor:
         return y.flatten(1)
 
+    @override
     def unflatten_data(self, y: Tensor) -> Tensor:
         return y.reshape(-1, *self.data_shape)
 
@@ -136,7 +145,7 @@ def bicubic_kernel(factor: int) -> Tensor:
 
 
 def bicubic_matrix(factor: int, size: int) -> Tensor:
-    """The (size/f, size) matrix of a bicubic reduction; the border is mirrored about the edge of the last pixel.
+    """The (size/f, size) matrix of a bicubic reduction, mirrored about the outer edge of the border pixels.
 
     Raises:
         InputError: `factor` is below 1 or does not divide `size`.

@@ -1,4 +1,4 @@
-"""One view of every network: clean data, noise, score and velocity from any kind of prediction on any path."""
+"""One view of every network: clean data, noise, score and velocity, whatever it predicts on whatever path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Denoiser:
     """A model together with its path and the meaning of its output.
 
     With p the output at x_t: `eps` is the noise, `x0` the data, `v` = alpha eps - sigma x0, `velocity` =
-    alpha' x0 + sigma' eps, `score` = -eps / sigma. Every method evaluates the model once, in the type of `x_t`.
+    alpha' x0 + sigma' eps, `score` = -eps / sigma. Every method evaluates the model once, in the type of
+    `x_t`.
 
     Args:
         model: callable (x_t, t, **cond) -> tensor of x_t's shape.
@@ -58,7 +59,7 @@ class Denoiser:
         return to_x0(*arguments), to_eps(*arguments)
 
     def v(self, x_t: Tensor, t: Time, **cond: Any) -> Tensor:
-        """alpha eps - sigma x0."""
+        """The mixture alpha eps - sigma x0."""
         if self.prediction_type == "v":
             return self.predict(x_t, t, **cond)
         x0, eps = self.both(x_t, t, **cond)

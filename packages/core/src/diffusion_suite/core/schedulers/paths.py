@@ -1,7 +1,7 @@
 """Probability paths x_t = alpha(t) x0 + sigma(t) eps between data and noise.
 
-Time is the amount of noise: data at the smallest t, noise at the largest. Coefficients are computed in float64
-from times of any type; callers cast them once, where they meet the state.
+Time is the amount of noise: data at the smallest t, noise at the largest. Coefficients are computed in
+float64 from times of any type; callers cast them once, where they meet the state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 Time = Tensor | float | int
 
@@ -52,11 +53,11 @@ class Path(ABC):
         """Inverse of `logsnr`."""
 
     def at(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma in the type and on the device of `like`, one value an item if `t` has shape (batch,)."""
+        """Both factors in the type and on the device of `like`, one an item if `t` has shape (batch,)."""
         return _per_item(self.alpha(t), like), _per_item(self.sigma(t), like)
 
     def derivative_at(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
-        """d_alpha and d_sigma, cast as by `at`."""
+        """Both derivatives, cast as by `at`."""
         return _per_item(self.d_alpha(t), like), _per_item(self.d_sigma(t), like)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
@@ -68,18 +69,23 @@ class Path(ABC):
 class RectifiedFlow(Path):
     """The straight path alpha = 1 - t, sigma = t on [0, 1]."""
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         return 1.0 - as_time(t)
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         return as_time(t)
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         return -torch.ones_like(as_time(t))
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return torch.ones_like(as_time(t))
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         return torch.sigmoid(-0.5 * as_time(logsnr))
 
@@ -87,18 +93,23 @@ class RectifiedFlow(Path):
 class Trigonometric(Path):
     """The circular path alpha = cos(pi t/2), sigma = sin(pi t/2) on [0, 1]."""
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         return torch.cos(0.5 * math.pi * as_time(t))
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         return torch.sin(0.5 * math.pi * as_time(t))
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         return -0.5 * math.pi * self.sigma(t)
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return 0.5 * math.pi * self.alpha(t)
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         return 2.0 / math.pi * torch.atan(torch.exp(-0.5 * as_time(logsnr)))
 
@@ -108,21 +119,25 @@ class VariancePreserving(Path):
 
     @abstractmethod
     def log_alpha(self, t: Time) -> Tensor:
-        """ln alpha."""
+        """Logarithm of alpha."""
 
     @abstractmethod
     def d_log_alpha(self, t: Time) -> Tensor:
         """Time derivative of ln alpha."""
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         return torch.exp(self.log_alpha(t))
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         return torch.sqrt(-torch.expm1(2.0 * self.log_alpha(t)))
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         return self.alpha(t) * self.d_log_alpha(t)
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return -(self.alpha(t) ** 2) * self.d_log_alpha(t) / self.sigma(t)
 
@@ -134,13 +149,16 @@ class LinearVP(VariancePreserving):
         self.beta_start = beta_start
         self.slope = beta_end - beta_start
 
+    @override
     def log_alpha(self, t: Time) -> Tensor:
         t = as_time(t)
         return -0.25 * t**2 * self.slope - 0.5 * t * self.beta_start
 
+    @override
     def d_log_alpha(self, t: Time) -> Tensor:
         return -0.5 * (as_time(t) * self.slope + self.beta_start)
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         area = torch.nn.functional.softplus(-as_time(logsnr))
         root = torch.sqrt(self.beta_start**2 + 2.0 * self.slope * area)
@@ -148,7 +166,7 @@ class LinearVP(VariancePreserving):
 
 
 class CosineVP(VariancePreserving):
-    """The cosine path with an offset that keeps the first steps from being too small (Nichol, Dhariwal 2021)."""
+    """The cosine path; an offset keeps its first steps from being too small (Nichol, Dhariwal 2021)."""
 
     def __init__(self, offset: float = 0.008) -> None:
         self.offset = offset
@@ -157,12 +175,15 @@ class CosineVP(VariancePreserving):
     def _angle(self, t: Time) -> Tensor:
         return (as_time(t) + self.offset) / (1.0 + self.offset) * math.pi / 2.0
 
+    @override
     def log_alpha(self, t: Time) -> Tensor:
         return torch.log(torch.cos(self._angle(t))) - self._log_first
 
+    @override
     def d_log_alpha(self, t: Time) -> Tensor:
         return -torch.tan(self._angle(t)) * math.pi / 2.0 / (1.0 + self.offset)
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         log_alpha = 0.5 * torch.nn.functional.logsigmoid(as_time(logsnr))
         angle = torch.acos(torch.exp(log_alpha + self._log_first).clamp(max=1.0))
@@ -176,18 +197,23 @@ class VE(Path):
         self.sigma_min = sigma_min
         self._log_ratio = math.log(sigma_max / sigma_min)
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         return torch.ones_like(as_time(t))
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         return self.sigma_min * torch.exp(self._log_ratio * as_time(t))
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         return torch.zeros_like(as_time(t))
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return self._log_ratio * self.sigma(t)
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         return (-0.5 * as_time(logsnr) - math.log(self.sigma_min)) / self._log_ratio
 
@@ -195,18 +221,23 @@ class VE(Path):
 class EDM(Path):
     """Noise level as time: alpha = 1, sigma = t (Karras et al. 2022)."""
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         return torch.ones_like(as_time(t))
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         return as_time(t)
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         return torch.zeros_like(as_time(t))
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return torch.ones_like(as_time(t))
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         return torch.exp(-0.5 * as_time(logsnr))
 
@@ -214,8 +245,9 @@ class EDM(Path):
 class DiscreteVP(Path):
     """The path of a table of variances; time is the index of a step, and index -1 is the clean end.
 
-    Between two indices alpha is interpolated linearly, so every real t in [-1, T-1] has a value, tables that end
-    without any data (zero terminal SNR) included. At an index the derivative is that of the step which enters it.
+    Between two indices alpha is interpolated linearly, so every real t in [-1, T-1] has a value, tables that
+    end without any data (zero terminal SNR) included. At an index the derivative is that of the step which
+    enters it.
 
     Args:
         betas: variances of shape (T,), as from `betas`.
@@ -240,21 +272,26 @@ class DiscreteVP(Path):
         entered = t.ceil().long().clamp(0, len(self) - 1)
         return t - (entered - 1), table[entered], table[entered + 1]
 
+    @override
     def alpha(self, t: Time) -> Tensor:
         part, before, after = self._segment(t)
         return torch.lerp(before, after, part)
 
+    @override
     def sigma(self, t: Time) -> Tensor:
         alpha = self.alpha(t)
         return torch.sqrt((1.0 - alpha) * (1.0 + alpha))
 
+    @override
     def d_alpha(self, t: Time) -> Tensor:
         _, before, after = self._segment(t)
         return after - before
 
+    @override
     def d_sigma(self, t: Time) -> Tensor:
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
+    @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         alpha = torch.sqrt(torch.sigmoid(as_time(logsnr)))
         table = self._table(alpha.device)

@@ -1,4 +1,4 @@
-"""The reverse process of DDS2M: a network fitted to one cube while a diffusion runs backwards (Miao et al. 2023).
+"""The reverse process of DDS2M (Miao et al. 2023): a diffusion whose denoiser is fitted while it runs.
 
 Cubes have shape (bands, height, width) inside, values x in [0, 1] or X = 2x - 1 in [-1, 1].
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Literal
 
 import torch
@@ -37,7 +37,8 @@ class ChainConfig:
         inner: Adam steps at every visited step.
         tv: weight of the total variation in the loss.
         average: weight of the past in the running average of the network's cubes.
-        precision: "bf16" runs the spatial networks in bfloat16 (about 1.8 times as fast on a CPU that has it).
+        precision: "bf16" runs the spatial networks in bfloat16 (about 1.8 times as fast on a CPU that has
+            it).
         compile: let torch.compile fuse the network.
         diagnostics: also log the divergence of the implied noise from N(0, 1) at every step.
     """
@@ -70,7 +71,9 @@ class ChainConfig:
         """
         visited = self.visited or self.steps
         if not 1 <= visited <= self.steps:
-            raise ConfigError(f"{visited} steps cannot be visited in a table of {self.steps}", "visit at most all")
+            raise ConfigError(
+                f"{visited} steps cannot be visited in a table of {self.steps}", "visit at most all"
+            )
         return [*reversed(range(0, self.steps, self.steps // visited)), -1]
 
 
@@ -139,7 +142,7 @@ class Fit:
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """2 [mean (d_h x)^2 + mean (d_w x)^2 + 1/2 mean (d_b x)^2], forward differences of (bands, height, width)."""
+    """The sum 2 [mean (d_h x)^2 + mean (d_w x)^2 + 1/2 mean (d_b x)^2] of a cube (bands, height, width)."""
     bands, rows, columns = x.diff(dim=0), x.diff(dim=1), x.diff(dim=2)
     return 2.0 * (rows.square().mean() + columns.square().mean() + 0.5 * bands.square().mean())
 
@@ -174,8 +177,8 @@ def reverse_process(
         y: data of shape (1, *operator.data_shape).
         sigma: standard deviation of the data's noise in [-1, 1] units, a number or one a band (bands, 1, 1).
         config: settings.
-        noise: source of the noise, or standard normal spectral coefficients (1, bands, height, width): the start's
-            first, then those of each transition.
+        noise: source of the noise, or standard normal spectral coefficients (1, bands, height, width): the
+            start's first, then those of each transition.
         callback: called after every step; True ends the process with the estimate of that step.
 
     Returns:
@@ -196,7 +199,7 @@ def reverse_process(
     x = ddrm_start(operator, data, sigma, ((1.0 - alpha_bar[0]) / alpha_bar[0]).sqrt(), next(drawn))
     estimate = torch.zeros_like(x[0])
     records: dict[str, list[Tensor]] = {"loss": []} | ({"noise_divergence": []} if config.diagnostics else {})
-    for index, (now, after) in enumerate(zip(alpha_bar[:-1], alpha_bar[1:], strict=True), 1):
+    for index, (now, after) in enumerate(pairwise(alpha_bar), 1):
         loss = None
         if index < config.start:
             clean = x[0]

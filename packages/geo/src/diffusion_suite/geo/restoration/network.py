@@ -1,21 +1,26 @@
 """VS2M, the low-rank spatio-spectral network of DDS2M (Miao et al., ICCV 2023).
 
-A cube is a sum over ranks of an image times a spectrum, E[b, h, w] = sum_r A_r[h, w] C_r[b]. Each image comes from
-an encoder-decoder of its own and each spectrum from a perceptron of its own, all fed with fixed noise. The networks
-of all ranks run as one: grouped convolutions, statistics over rank x channel, batched matrix products.
+A cube is a sum over ranks of an image times a spectrum, E[b, h, w] = sum_r A_r[h, w] C_r[b]. Each image comes
+from an encoder-decoder of its own and each spectrum from a perceptron of its own, all fed with fixed noise.
+The networks of all ranks run as one: grouped convolutions, statistics over rank x channel, batched matrix
+products.
 
-Activations of the spatial networks have shape (1, ranks * channels, rows, columns), a rank's channels side by side,
-in channels-last memory: the layout in which grouped convolutions are fastest.
+Activations of the spatial networks have shape (1, ranks * channels, rows, columns), a rank's channels side by
+side, in channels-last memory, the layout in which grouped convolutions are fastest. Only float64 keeps the
+plain layout, and with it the rounding of a loop over ranks: the mean of a freshly normalised channel is 0 up
+to rounding, and the sign of that rounding decides whether the first gradient passes the attention's ReLU.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from diffusion_suite.core import seeding
 from diffusion_suite.core.errors import ConfigError
@@ -58,8 +63,8 @@ class Levels:
     def valid_side(self, side: int) -> int:
         """The smallest side >= `side` that the network can work on and returns unchanged.
 
-        It divides by two down to the deepest level, which keeps at least 2 pixels, and no convolution mirrors more
-        pixels than there are.
+        It divides by two down to the deepest level, which keeps at least 2 pixels, and no convolution mirrors
+        more pixels than there are.
         """
         step = 2 ** len(self)
         valid = max(math.ceil(side / step), 2) * step
@@ -92,11 +97,16 @@ SMALL_LEVELS = (
 def levels_for(height: int, width: int) -> Levels:
     """The published six levels where both sides reach 128 pixels, fewer for smaller images.
 
-    Every network keeps attention blocks of 132 channels, and at least 2 pixels of the image at its deepest level.
+    Every network keeps attention blocks of 132 channels, and at least 2 pixels of the image at its deepest
+    level.
     """
     side = min(height, width)
     fitting = [levels for levels in (*SMALL_LEVELS, PUBLISHED_LEVELS) if 2 ** (len(levels) + 1) <= side]
     return fitting[-1] if fitting else SMALL_LEVELS[0]
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.dtype == torch.float64 else torch.channels_last
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
@@ -126,10 +136,11 @@ class Convolutions(nn.Module):
         self.weight = _uniform((ranks, outside, inside, kernel, kernel), fan_in, generator)
         self.bias = _uniform((ranks, outside), fan_in, generator)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         if self.margin:
             x = functional.pad(x, (self.margin,) * 4, mode="reflect")
-        weight = self.weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        weight = self.weight.flatten(0, 1).contiguous(memory_format=_layout(x))
         return functional.conv2d(x, weight, self.bias.flatten(), groups=self.groups)
 
 
@@ -141,13 +152,14 @@ class Norms(nn.Module):
         self.weight = nn.Parameter(torch.ones(ranks, channels))
         self.bias = nn.Parameter(torch.zeros(ranks, channels))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.flatten(), self.bias.flatten()
         return functional.batch_norm(x, None, None, weight, bias, training=True, eps=1e-5)
 
 
 class Attentions(nn.Module):
-    """Channel attention, then spatial attention, around an identity (convolutional block attention), a rank each."""
+    """Channel attention, then spatial attention, around an identity (convolutional block attention)."""
 
     def __init__(self, ranks: int, channels: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -158,6 +170,7 @@ class Attentions(nn.Module):
         self.weight = _uniform((ranks, 1, 2, kernel, kernel), 2 * kernel**2, generator)
         self.bias = _uniform((ranks, 1), 2 * kernel**2, generator)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         per_rank = x.unflatten(1, (self.ranks, -1))
         pooled = torch.stack([per_rank.amax((0, 3, 4)), per_rank.mean((0, 3, 4))], -1)
@@ -203,10 +216,12 @@ class Level(nn.Module):
         self.mix_norm = Norms(ranks, up)
 
     def encode(self, x: Tensor) -> Tensor:
+        """Features of the next coarser level, half as wide and high."""
         x = _activate(self.down_norm(functional.avg_pool2d(self.down(x), 2)))
         return _activate(self.second_norm(self.second(x)))
 
     def decode(self, finer: Tensor, x: Tensor) -> Tensor:
+        """Features of this level from its input on the way down and the result of the coarser levels."""
         x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         if self.skip is not None and self.skip_norm is not None:
             bridge = _activate(self.skip_norm(self.skip(finer)))
@@ -219,6 +234,8 @@ class Level(nn.Module):
         return _activate(self.mix_norm(self.mix(x)))
 
     def _join(self, first: Tensor, second: Tensor) -> Tensor:
+        if _layout(first) is torch.contiguous_format:
+            return torch.cat([x.unflatten(1, (self.ranks, -1)) for x in (first, second)], 2).flatten(1, 2)
         pair = [x.permute(0, 2, 3, 1).unflatten(3, (self.ranks, -1)) for x in (first, second)]
         return torch.cat(pair, 4).flatten(3).permute(0, 3, 1, 2)
 
@@ -239,8 +256,9 @@ class SpatialNetworks(nn.Module):
         self.levels = nn.ModuleList(Level(ranks, levels, index, generator) for index in range(len(levels)))
         self.output = Convolutions(ranks, levels.up[0], 1, 1, generator)
 
+    @override
     def forward(self, noise: Tensor) -> Tensor:
-        features = [noise.contiguous(memory_format=torch.channels_last)]
+        features = [noise.contiguous(memory_format=_layout(noise))]
         for level in self.levels:
             features.append(level.encode(features[-1]))  # type: ignore[operator]
         x = features.pop()
@@ -256,14 +274,13 @@ class SpectralNetworks(nn.Module):
         super().__init__()
         sizes = (bands, *hidden, bands)
         self.weights = nn.ParameterList(
-            _uniform((ranks, outside, inside), inside, generator)
-            for inside, outside in zip(sizes[:-1], sizes[1:], strict=True)
+            _uniform((ranks, outside, inside), inside, generator) for inside, outside in pairwise(sizes)
         )
         self.biases = nn.ParameterList(
-            _uniform((ranks, outside, 1), inside, generator)
-            for inside, outside in zip(sizes[:-1], sizes[1:], strict=True)
+            _uniform((ranks, outside, 1), inside, generator) for inside, outside in pairwise(sizes)
         )
 
+    @override
     def forward(self, noise: Tensor) -> Tensor:
         x = noise.reshape(1, -1, 1).expand(self.weights[0].shape[0], -1, 1)
         last = len(self.weights) - 1
@@ -275,7 +292,7 @@ class SpectralNetworks(nn.Module):
 
 
 def mirrored(size: int, target: int) -> Tensor:
-    """Indices that extend `size` pixels to `target`, mirrored at both edges as often as needed, image centred."""
+    """Indices that extend `size` pixels to `target`, centred and mirrored at the edges as often as needed."""
     period = max(2 * size - 2, 1)
     places = (torch.arange(target) - (target - size) // 2) % period
     return torch.minimum(places, period - places) if size > 1 else torch.zeros(target, dtype=torch.long)
@@ -284,8 +301,8 @@ def mirrored(size: int, target: int) -> Tensor:
 class VS2M(nn.Module):
     """The untrained network that is fitted to one cube.
 
-    It works on the transposed plane (width, height) of the published code, extended to a side that the spatial
-    networks accept; the result is cut back, so any size is possible.
+    It works on the transposed plane (width, height) of the published code, extended to a side that the
+    spatial networks accept; the result is cut back, so any size is possible.
 
     Args:
         rank: number of image-spectrum pairs.
@@ -356,6 +373,7 @@ class VS2M(nn.Module):
         planes = planes[:, self._top : self._top + self.width, self._left : self._left + self.height]
         return planes.transpose(1, 2), self.spectral(self.spectrum)
 
+    @override
     def forward(self) -> Tensor:
         """The cube E (bands, height, width), nominally in [0, 1] but not bounded."""
         return self.combine(*self.factors())

@@ -91,7 +91,8 @@ def from_published(
     given = {key for key in state if not key.endswith(STATISTICS)}
     if given != expected:
         raise CheckpointError(
-            f"not the weights of this network: missing {_few(expected - given)}, unexpected {_few(given - expected)}",
+            f"not the weights of this network: missing {_few(expected - given)}, "
+            f"unexpected {_few(given - expected)}",
             f"give a state of {ranks} ranks and {len(levels)} levels",
         )
     merged = {}
