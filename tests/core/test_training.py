@@ -116,15 +116,15 @@ def test_checkpoint_holds_the_average_and_loads_safely(tmp_path):
 
 
 def test_average_has_its_closed_form(tmp_path):
-    class Keep(Tiny):
-        seen: list = []
+    seen = []
 
+    class Keep(Tiny):
         def on_train_batch_end(self, outputs, batch, batch_idx):
-            self.seen.append(self.network[0].weight.detach().clone())
+            seen.append(self.network[0].weight.detach().clone())
 
     train(tmp_path, 7, Keep, ema_decay=0.5)
-    mean = Keep.seen[0]
-    for done, weight in enumerate(Keep.seen[1:], 1):
+    mean = seen[0]
+    for done, weight in enumerate(seen[1:], 1):
         decay = min(0.5, (1 + done) / (10 + done))
         mean = decay * mean + (1 - decay) * weight
     torch.testing.assert_close(saved(tmp_path)["state_dict"]["network.0.weight"], mean, rtol=1e-5, atol=1e-7)
@@ -149,7 +149,7 @@ def test_other_settings_are_refused_on_resume(tmp_path):
 
 def test_unreadable_checkpoint_is_one_line(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(CheckpointError, match="last.ckpt cannot be read"):
+    with pytest.raises(CheckpointError, match=r"last.ckpt cannot be read"):
         train(tmp_path, 5)
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         train(tmp_path / "other", 5, resume=str(tmp_path / "absent.ckpt"))

@@ -156,7 +156,7 @@ def check_room(folder: str | Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise OutputError(
-            f"{folder} needs {needed / 1e9:.2f} GB for unfinished windows, and {free / 1e9:.2f} GB are free there",
+            f"{folder} needs {needed / 1e9:.2f} GB for its windows, and {free / 1e9:.2f} GB are free there",
             "make room, or give an output folder on another disk",
         )
 
