@@ -1,7 +1,8 @@
 """Linear measurements y = A x of images, with what the solvers of inverse problems ask of them.
 
-Images have shape (batch, channels, height, width). A `SpectralOperator` knows its decomposition A = U S V^T and
-works in a spectral layout of its own, chosen so that neither direction permutes memory in a hot loop: coefficients have the shape of an image, `spectrum` holds the singular values there (0 where nothing is
+Images have shape (batch, channels, height, width). A `SpectralOperator` knows its decomposition A = U S V^T
+and works in a spectral layout of its own, chosen so that neither direction permutes memory in a hot loop:
+coefficients have the shape of an image, `spectrum` holds the singular values there (0 where nothing is
 measured) and `measured` says which coefficients the data touch. The flat vectors of the literature, singular
 values first, are available through `V, Vt, U, Ut, singulars`.
 """
@@ -226,7 +227,7 @@ class Inpainting(SpectralOperator):
         if mask.ndim != 3 or channels not in (None, mask.shape[0]):
             raise InputError(
                 f"Inpainting: a mask of shape {tuple(mask.shape)} does not fit {channels or 'the'} channels",
-                "give a mask of shape (channels, height, width), or (height, width) and the number of channels",
+                "give a mask (channels, height, width), or (height, width) and the number of channels",
             )
         channels, height, width = mask.shape
         self.image_shape = self.data_shape = (channels, height, width)

@@ -34,7 +34,7 @@ class Factor:
     def of(cls, matrix: Tensor, smallest: float = SMALLEST_SINGULAR) -> Self:
         """Decompose an (m, n) matrix in float64; singular values below `smallest` become 0."""
         U, S, Vt = torch.linalg.svd(matrix.double(), full_matrices=True)
-        return cls(U, torch.where(S >= smallest, S, 0.0), Vt.T.contiguous())
+        return cls(U, torch.where(S.ge(smallest), S, 0.0), Vt.T.contiguous())
 
 
 class SeparableOperator(SpectralOperator):

@@ -5,7 +5,7 @@ Cubes have shape (bands, height, width) inside, values x in [0, 1] or X = 2x - 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise, repeat
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.inverse import SpectralOperator, ddrm_start, ddrm_transition
-from diffusion_suite.core.schedulers import BetaSchedule, DiscreteVP, betas
+from diffusion_suite.core.schedulers import BetaSchedule, DiscreteVP, Noise, betas
 from diffusion_suite.geo.restoration.network import VS2M
 
 
@@ -124,7 +124,7 @@ class Fit:
         """
         loss, cube = self._evaluate(x_t, scale)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         cube = cube.detach()
         return torch.lerp(cube, average, self.config.average), cube, loss.detach()
@@ -194,11 +194,12 @@ def reverse_process(
     indices = config.indices()
     alpha_bar = config.path().alpha_bar[torch.tensor(indices) + 1].to(y).unbind()
     total = len(indices) - 1
-    drawn = repeat(noise) if isinstance(noise, torch.Generator) else iter(noise)
+    drawn: Iterator[Noise] = repeat(noise) if isinstance(noise, torch.Generator) else iter(noise)
 
     x = ddrm_start(operator, data, sigma, ((1.0 - alpha_bar[0]) / alpha_bar[0]).sqrt(), next(drawn))
     estimate = torch.zeros_like(x[0])
-    records: dict[str, list[Tensor]] = {"loss": []} | ({"noise_divergence": []} if config.diagnostics else {})
+    names = ("loss", "noise_divergence") if config.diagnostics else ("loss",)
+    records: dict[str, list[Tensor]] = {name: [] for name in names}
     for index, (now, after) in enumerate(pairwise(alpha_bar), 1):
         loss = None
         if index < config.start:

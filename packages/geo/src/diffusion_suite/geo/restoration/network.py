@@ -66,7 +66,7 @@ class Levels:
         It divides by two down to the deepest level, which keeps at least 2 pixels, and no convolution mirrors
         more pixels than there are.
         """
-        step = 2 ** len(self)
+        step = 1 << len(self)
         valid = max(math.ceil(side / step), 2) * step
         while not self._fits(valid):
             valid += step
@@ -107,6 +107,10 @@ def levels_for(height: int, width: int) -> Levels:
 
 def _layout(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.dtype == torch.float64 else torch.channels_last
+
+
+def _per_rank(x: Tensor, ranks: int) -> Tensor:
+    return x.view(1, ranks, -1, *x.shape[2:])
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
@@ -172,7 +176,7 @@ class Attentions(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        per_rank = x.unflatten(1, (self.ranks, -1))
+        per_rank = _per_rank(x, self.ranks)
         pooled = torch.stack([per_rank.amax((0, 3, 4)), per_rank.mean((0, 3, 4))], -1)
         channel = torch.sigmoid((self.expand @ torch.relu(self.squeeze @ pooled)).sum(-1))
         weighted = per_rank * channel[None, :, :, None, None]
@@ -235,8 +239,8 @@ class Level(nn.Module):
 
     def _join(self, first: Tensor, second: Tensor) -> Tensor:
         if _layout(first) is torch.contiguous_format:
-            return torch.cat([x.unflatten(1, (self.ranks, -1)) for x in (first, second)], 2).flatten(1, 2)
-        pair = [x.permute(0, 2, 3, 1).unflatten(3, (self.ranks, -1)) for x in (first, second)]
+            return torch.cat([_per_rank(x, self.ranks) for x in (first, second)], 2).flatten(1, 2)
+        pair = [_per_rank(x, self.ranks).permute(0, 3, 4, 1, 2) for x in (first, second)]
         return torch.cat(pair, 4).flatten(3).permute(0, 3, 1, 2)
 
 
@@ -264,7 +268,8 @@ class SpatialNetworks(nn.Module):
         x = features.pop()
         for level in reversed(self.levels):
             x = level.decode(features.pop(), x)  # type: ignore[operator]
-        return self.output(x)[0]
+        images: Tensor = self.output(x)[0]
+        return images
 
 
 class SpectralNetworks(nn.Module):

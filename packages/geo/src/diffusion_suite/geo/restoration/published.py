@@ -19,7 +19,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 def spatial_keys(levels: Levels) -> dict[str, str]:
     """Our name of a module of `SpatialNetworks` -> its published name."""
-    table, place = {}, ""
+    table: dict[str, str] = {}
+    place = ""
     for index in range(len(levels)):
         skip, attends = levels.skip[index] > 0, levels.attends(index)
         deep = place + ("1.1." if skip else "1.")
