@@ -182,8 +182,8 @@ def reverse_process(
         callback: called after every step; True ends the process with the estimate of that step.
 
     Returns:
-        The cube (bands, height, width) in [0, 1], and the log: `loss`, one value a visited step that used the
-        network; `noise_divergence` likewise if asked for.
+        The cube (bands, height, width) in [0, 1], and the log: `loss`, one value an Adam step, and if asked
+        for `noise_divergence`, one a visited step that used the network.
 
     Raises:
         InputError: the data have another shape or hold values that are not finite.
@@ -207,9 +207,8 @@ def reverse_process(
         else:
             for _ in range(config.inner):
                 estimate, _, loss = fit.step(x[0], now.sqrt(), estimate)
+                records["loss"].append(loss)
             clean = 2.0 * estimate.clamp(0.0, 1.0) - 1.0
-            assert loss is not None
-            records["loss"].append(loss)
             if config.diagnostics:
                 records["noise_divergence"].append(noise_divergence(x[0], clean, now))
         eps = (x - now.sqrt() * clean) / (1.0 - now).sqrt()
