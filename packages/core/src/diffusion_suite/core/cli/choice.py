@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion_suite.core import yaml_text
 from diffusion_suite.core.config import Layer, read_file
-from diffusion_suite.core.config_schema import fields_of, suggest
+from diffusion_suite.core.config_schema import fields_of, setting_names, suggest
 from diffusion_suite.core.domain import Command, Domain, load_object
 from diffusion_suite.core.errors import ConfigError
 
@@ -120,4 +120,8 @@ def _layers(source: Source, schema: type, command: str, commands: set[str]) -> l
                 f"{source.where}: '{key}' is a section", f"write lines of the form key: value below {key}:"
             )
     flat = {key: value for key, value in values.items() if key not in sections and key != "system"}
+    unknown = next((key for key in flat if key not in known), None)
+    if unknown is not None:
+        remedy = suggest(unknown, [*setting_names(schema), *sorted(commands)])
+        raise ConfigError(f"{source.where}: no setting or section '{unknown}'", remedy)
     return [Layer(source.where, flat), Layer(source.where, sections.get(command) or {})]
