@@ -275,7 +275,7 @@ def test_dataset_masks_count_as_missing(tmp_path: Path) -> None:
 
 def test_blocks_cover_the_scene_once(tmp_path: Path) -> None:
     with open_scene(make_file(tmp_path, "scene.tif")) as scene:
-        parts = [values for values, _ in scene.blocks(limit=3 * COLS * BANDS)]
+        parts = [values for values, _ in scene.blocks(limit=3 * COLS * BANDS, least=1)]
         assert [p.shape[0] for p in parts] == [3] * 6 + [2]
         assert np.array_equal(np.concatenate(parts), scene.read(*WHOLE)[0], equal_nan=True)
         assert scene.sample(side=10)[0].shape == (7, 8, BANDS)

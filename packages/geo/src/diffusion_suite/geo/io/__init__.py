@@ -6,11 +6,12 @@ Axes are always (rows, columns, bands).
 
 from __future__ import annotations
 
-from diffusion_suite.geo.io.files import SUFFIXES, create_scene, data_file, open_scene, sidecars
+from diffusion_suite.geo.io.files import ARRAYS, SUFFIXES, create_scene, data_file, open_scene, sidecars
 from diffusion_suite.geo.io.metadata import Metadata
 from diffusion_suite.geo.io.scene import Scene, SceneWriter, encode
 
 __all__ = [
+    "ARRAYS",
     "SUFFIXES",
     "Metadata",
     "Scene",

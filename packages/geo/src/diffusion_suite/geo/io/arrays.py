@@ -53,6 +53,7 @@ class ArrayScene(Scene):
         )
 
     def read_stored(self, rows: slice, cols: slice, step: int = 1) -> Stored:
+        """Samples as they are stored, shape (h, w, bands)."""
         return np.asarray(
             self._cube[rows.start : rows.stop : step, cols.start : cols.stop : step], dtype=self.dtype
         )
@@ -179,9 +180,11 @@ class ArrayWriter(SceneWriter):
         self._cube = np.lib.format.open_memmap(place, mode="w+", dtype=dtype, shape=shape)
 
     def write_stored(self, top: int, stored: Stored) -> None:
+        """Write samples that already have the stored type."""
         self._cube[top : top + stored.shape[0]] = stored
 
     def finish(self) -> None:
+        """Pack the cube into the format asked for."""
         self._cube.flush()
         if self.kind == "npz":
             with zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
@@ -196,6 +199,7 @@ class ArrayWriter(SceneWriter):
         self.discard()
 
     def discard(self) -> None:
+        """Let go of the scratch file."""
         del self._cube
         if self._scratch is not None:
             self._scratch.cleanup()

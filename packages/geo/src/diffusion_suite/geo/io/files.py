@@ -58,7 +58,7 @@ def open_scene(path: str | Path, key: str | None = None, nodata: float | None = 
     """Open a scene for reading.
 
     Args:
-        path: file, or ``file#key`` for one variable of a .mat, .npz or NetCDF file; an ENVI header or data file.
+        path: file, or ``file#key`` for one variable of a .mat, .npz or NetCDF file.
         key: the variable, when the file holds several.
         nodata: value of missing samples; overrides what the file says.
 
@@ -106,6 +106,7 @@ def create_scene(
     factor: int = 1,
     dtype: Any = None,
     nodata: float | None = None,
+    spread: bool = False,
 ) -> Iterator[SceneWriter]:
     """Write a scene with the format that ``path`` names and the metadata of ``like``.
 
@@ -117,6 +118,7 @@ def create_scene(
         factor: how many times more rows and columns the output has; the transform follows.
         dtype: type of the stored samples, when another than that of ``like``.
         nodata: value of missing samples, when another than that of ``like``.
+        spread: the samples are standard deviations, to which the offset of the bands does not apply.
 
     Raises:
         OutputError: a format that cannot be written, or the disk said no.
@@ -125,6 +127,8 @@ def create_scene(
     rows, cols, bands = like.shape
     shape = (rows * factor, cols * factor, bands)
     meta = like.meta.enlarged(factor)
+    if spread:
+        meta = replace(meta, offsets=())
     stored = np.dtype(like.dtype if dtype is None else dtype)
     marks = fitting(like.nodata if nodata is None else np.full(bands, float(nodata)), stored)
     if suffix not in SUFFIXES or suffix == ".hdr":

@@ -100,7 +100,7 @@ def find_wavelengths(
 ) -> npt.NDArray[np.float64] | None:
     """Band centres in nanometres from the tags of a raster file, or None.
 
-    Looks at a NetCDF dimension of that name, then at the tag ``wavelength`` of every band, then at the ENVI list.
+    Looks at a NetCDF dimension of that name, at the tag ``wavelength`` of every band, then at the ENVI list.
     """
     for name in ("wavelength", "wavelengths", "wl", "lambda", "bands", "band"):
         dimension = f"NETCDF_DIM_{name}"
@@ -119,7 +119,7 @@ def find_wavelengths(
 
 
 def shared_tags(band_tags: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Band tags that a format with one set of tags for all bands can hold: those equal in all, and its own."""
+    """Band tags for a format with one set of tags for all bands: those equal in all, and its own."""
     if not band_tags:
         return []
     first, *others = band_tags

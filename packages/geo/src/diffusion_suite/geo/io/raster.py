@@ -23,7 +23,8 @@ from diffusion_suite.geo.io.scene import Scene, SceneWriter, Stored, fitting
 _STRUCTURAL = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "")
 _ENVI_OWN = {
     "description", "samples", "lines", "bands", "header_offset", "file_type", "data_type", "interleave",
-    "byte_order", "map_info", "coordinate_system_string", "projection_info", "band_names", "data_ignore_value",
+    "byte_order", "map_info", "coordinate_system_string", "projection_info", "band_names",
+    "data_ignore_value",
 }  # fmt: skip
 _LAYOUT = ("blockxsize", "blockysize", "tiled", "compress", "interleave", "predictor")
 
@@ -48,9 +49,11 @@ class RasterScene(Scene):
         self.meta = _metadata(source)
 
     def read_stored(self, rows: slice, cols: slice, step: int = 1) -> Stored:
+        """Samples as they are stored, shape (h, w, bands)."""
         return np.moveaxis(self._read(self._source.read, rows, cols, step), 0, -1)
 
     def observed(self, stored: Stored, rows: slice, cols: slice, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Which samples are finite, not nodata, and inside the mask of the file."""
         seen = super().observed(stored, rows, cols, step)
         if self._masked:
             seen &= (self._read(self._source.dataset_mask, rows, cols, step) > 0)[..., None]
@@ -69,6 +72,7 @@ class RasterScene(Scene):
             ) from error
 
     def close(self) -> None:
+        """Close the file."""
         self._source.close()
 
 
@@ -155,7 +159,7 @@ def _name(text: str, driver: str) -> str:
 
 
 class RasterWriter(SceneWriter):
-    """Writes a scene through rasterio; formats that cannot grow row by row are copied from a scratch GeoTIFF."""
+    """Writes a scene through rasterio; what cannot grow row by row is copied from a scratch GeoTIFF."""
 
     def __init__(
         self,
@@ -210,6 +214,7 @@ class RasterWriter(SceneWriter):
         return profile
 
     def write_stored(self, top: int, stored: Stored) -> None:
+        """Write samples that already have the stored type."""
         window = Window(0, top, self.shape[1], stored.shape[0])
         try:
             with self._env:
@@ -218,6 +223,7 @@ class RasterWriter(SceneWriter):
             raise _failure(self.path, error) from error
 
     def finish(self) -> None:
+        """Close the file, and copy it where the format cannot grow row by row."""
         try:
             with self._env:
                 self._target.close()
@@ -233,6 +239,7 @@ class RasterWriter(SceneWriter):
         self.discard()
 
     def discard(self) -> None:
+        """Close the file, whatever state it is in, and remove the scratch file."""
         target = getattr(self, "_target", None)
         if target is not None and not target.closed:
             try:

@@ -82,10 +82,10 @@ class Scene(ABC):
         values[~seen] = np.nan
         return values, seen
 
-    def blocks(self, limit: int = 1 << 24) -> Iterator[tuple[Values, Flags]]:
-        """The whole scene once, from top to bottom, in blocks of at most about ``limit`` samples."""
+    def blocks(self, limit: int = 1 << 23, least: int = 16) -> Iterator[tuple[Values, Flags]]:
+        """The whole scene once, from the top, in blocks of ``limit`` samples, or ``least`` rows if more."""
         rows, cols, bands = self.shape
-        height = max(1, limit // max(1, cols * bands))
+        height = max(least, limit // max(1, cols * bands))
         for top in range(0, rows, height):
             yield self.read(slice(top, min(rows, top + height)), slice(0, cols))
 
@@ -99,6 +99,7 @@ class Scene(ABC):
 
     def close(self) -> None:
         """Close the file; reading is over."""
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +143,7 @@ class SceneWriter(ABC):
 
     def discard(self) -> None:
         """Let go of the file after a failure."""
+        return
 
 
 def fitting(nodata: npt.NDArray[np.float64] | None, dtype: np.dtype[Any]) -> npt.NDArray[np.float64] | None:
@@ -181,10 +183,7 @@ def encode(
     numbers = np.where(empty, 0, values).astype(np.float64 if whole or dtype.itemsize > 4 else np.float32)
     if whole:
         np.rint(numbers, out=numbers)
-    if whole or dtype.itemsize < 4:
-        stored = _clipped(numbers, dtype, limits)
-    else:
-        stored = numbers.astype(dtype)
+    stored = _clipped(numbers, dtype, limits) if whole or dtype.itemsize < 4 else numbers.astype(dtype)
     marks = np.full(values.shape[-1], np.nan) if nodata is None else nodata
     for band in np.flatnonzero(~np.isnan(marks)):
         mark = marks[band].astype(dtype)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from diffusion_suite.geo.restoration.outputs import Outputs, new_folder, plan_ou
 from diffusion_suite.geo.restoration.survey import Survey, read_sigma, survey, wanted
 
 if TYPE_CHECKING:
-    from diffusion_suite.geo.restoration.dds2m import DDS2M
+    from diffusion_suite.geo.restoration.dds2m import DDS2M, Mode, Task
 
 Values = npt.NDArray[np.float32]
 Sigma = float | npt.NDArray[np.float32] | None
@@ -117,7 +117,7 @@ def make_method(config: RestoreKeys, mode: str) -> DDS2M:
 
     names = ("rank", "steps", "runs", "weights", "device", "precision", "compile")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return DDS2M(mode, **given)
+    return DDS2M(cast("Mode", mode), **given)
 
 
 def restore_scene(
@@ -178,7 +178,7 @@ def restore_window(
         return packed
     result = method.restore(
         values,
-        task=found.task,
+        task=cast("Task", found.task),
         sigma=sigma,
         factor=found.factor if found.task == "sr" else None,
         seed=config.seed if len(found.windows) == 1 else key(config.seed, "window", window.index),
