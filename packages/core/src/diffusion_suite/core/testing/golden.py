@@ -54,7 +54,7 @@ class Case:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weights, from its own ``weights.safetensors`` or from that of the case named by ``weights_from``."""
+        """Weights: its own ``weights.safetensors``, or that of the case that ``weights_from`` names."""
         source = self.config.get("weights_from")
         own = self.path / "weights.safetensors"
         return _read(own if own.exists() or not source else self.path.parent / str(source) / own.name)
@@ -106,7 +106,7 @@ def _beside(module: Path) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """Six digits of what the case holds, so that a case found twice runs once and a changed one runs beside."""
+    """Six digits of what the case holds: a case found twice runs once, a changed one runs too."""
     digest = hashlib.blake2b(digest_size=3)
     for path in _files(folder):
         digest.update(path.name.encode() + hashlib.file_digest(path.open("rb"), "sha256").digest())

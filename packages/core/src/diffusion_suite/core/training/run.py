@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -76,7 +77,14 @@ def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, fol
     with quiet():
         trainer = make_trainer(config, folder, step)
         _say(_summary(module, config, trainer, folder))
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        except SystemExit as error:
+            if trainer.received_sigterm:
+                raise
+            # Lightning leaves the process at Ctrl-C and makes it deaf to the next.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from error
     return folder / LAST
 
 
