@@ -58,5 +58,5 @@ def test_kind_without_a_runner_fails(tmp_path):
     case = Case(tmp_path, {"kind": "k"})
     dispatch(case, {"k": ran.append})
     assert ran == [case]
-    with pytest.raises(pytest.fail.Exception, match="no runner for kind 'k'"):
+    with pytest.raises(pytest.fail.Exception, match="of kind 'k', which has no runner"):
         dispatch(case, {"other": ran.append})
