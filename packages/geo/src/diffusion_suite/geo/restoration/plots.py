@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class Look:
 
     @classmethod
     def of(cls, values: Values, wavelengths: Values | None = None) -> Look:
-        """The look of a cube: natural colour where its wavelengths allow, else three bands far apart.
+        """The look of a cube: natural colour where its wavelengths allow, else the three least alike.
 
         Args:
             values: (h, w, bands), NaN where missing.
@@ -64,7 +65,7 @@ class Look:
             nearest = [int(live[np.abs(wavelengths[live] - centre).argmin()]) for centre in _VISIBLE]
             natural = all(abs(wavelengths[b] - c) < 45 for b, c in zip(nearest, _VISIBLE, strict=True))
         if not natural:
-            nearest = [int(live[round(share * (live.size - 1))]) for share in (0.85, 0.5, 0.15)]
+            nearest = _contrasting(values, live)
         bands = (nearest[0], nearest[1], nearest[2])
         shown = values[..., bands].reshape(-1, 3)
         limits = [_limits(shown[:, channel]) for channel in range(3)]
@@ -78,6 +79,24 @@ class Look:
         picture = (np.clip(scaled, 0, 1) ** 0.85 * 255).astype(np.uint8)
         picture[empty] = _EMPTY
         return picture
+
+
+def _contrasting(values: Values, live: npt.NDArray[np.intp], candidates: int = 12) -> list[int]:
+    """Three bands that have least in common, the last first: each colour then shows something else."""
+    chosen = live[np.unique(np.linspace(0, live.size - 1, candidates).round().astype(int))]
+    if chosen.size < 3:
+        return [int(chosen[-1]), int(chosen[chosen.size // 2]), int(chosen[0])]
+    pixels = values[..., chosen].reshape(-1, chosen.size)
+    pixels = pixels[np.isfinite(pixels).all(axis=-1)]
+    if len(pixels) < 2:
+        return [int(chosen[-1]), int(chosen[chosen.size // 2]), int(chosen[0])]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = np.nan_to_num(np.abs(np.corrcoef(pixels, rowvar=False)), nan=1.0)
+    best = min(
+        combinations(range(chosen.size), 3),
+        key=lambda t: alike[t[0], t[1]] + alike[t[1], t[2]] + alike[t[0], t[2]],
+    )
+    return [int(chosen[index]) for index in reversed(best)]
 
 
 def _limits(values: Values) -> tuple[float, float]:
@@ -133,10 +152,19 @@ def save_spectra(
                 spectrum = cube[int(row * cube.shape[0]), int(col * cube.shape[1])]
                 style = {"lw": 1.6} if final else {"lw": 0.8, "alpha": 0.45, "marker": ".", "ms": 3}
                 label = name if colour == _COLOURS[0] else None
-                axes.plot(x[order], spectrum[order], color=colour, label=label, **style)
+                axes.plot(*_with_gaps(x[order], spectrum[order]), color=colour, label=label, **style)
         axes.set_xlabel("band" if wavelengths is None else "wavelength in nm")
         axes.set_ylabel(unit)
         axes.legend(frameon=False)
+
+
+def _with_gaps(x: Values, y: Values) -> tuple[Values, Values]:
+    """The curve broken where the bands leave out a stretch of the spectrum."""
+    known = np.isfinite(y)
+    x, y = np.asarray(x[known], dtype=np.float64), y[known]
+    steps = np.diff(x)
+    wide = np.flatnonzero(steps > 8 * np.median(steps)) + 1 if steps.size else np.zeros(0, np.intp)
+    return np.insert(x, wide, np.nan), np.insert(y, wide, np.nan)
 
 
 def save_map(path: Path, values: Values, title: str) -> None:
