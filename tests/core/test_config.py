@@ -273,6 +273,8 @@ def test_fuzz_files(text: str) -> None:
 
 @given(st.text())
 @example("\\")
+@example("\x85")
+@example("a\u2028 b\n c")
 @example("\\\\${a}")
 @example("${")
 def test_fuzz_text_is_verbatim(text: str) -> None:

@@ -138,6 +138,12 @@ def test_a_domain_writes_no_shared_method(path: Path) -> None:
                 found.append(f"line {node.lineno}: {name}; use core.checkpoints")
             if last == "cumprod":
                 found.append(f"line {node.lineno}: {name}; schedules live in core.schedulers")
+        if isinstance(node, ast.FunctionDef):
+            called = {
+                dotted(call.func).rpartition(".")[2] for call in ast.walk(node) if isinstance(call, ast.Call)
+            }
+            if called & {"lerp", "lerp_", "_foreach_lerp_"} and called & {"parameters", "state_dict"}:
+                found.append(f"line {node.lineno}: {node.name} averages weights; EMA lives in core.training")
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             for method, names in OWN_METHODS.items():
                 if node.name.lower().lstrip("_") in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -23,6 +24,14 @@ from diffusion_suite.core import __version__
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"": ROOT} | {
     path.parent.name: path.parent for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
+}
+MODULES = {
+    "pyyaml": "yaml",
+    "huggingface-hub": "huggingface_hub",
+    "typing-extensions": "typing_extensions",
+    "scikit-image": "skimage",
+    "pywavelets": "pywt",
+    "pillow": "PIL",
 }
 CONFIGS = {name: tomllib.loads((place / "pyproject.toml").read_text()) for name, place in PLACES.items()}
 
@@ -125,6 +134,30 @@ def test_every_bound_has_its_reason(name: str) -> None:
         assert lines[above].lstrip().startswith("#"), (
             f"{name or 'root'}: no reason for {lines[number].strip()}"
         )
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if name])
+def test_every_import_is_asked_for(name: str) -> None:
+    """A package asks for what it imports, or has it from core; optional packages stand in its extras."""
+    project = CONFIGS[name]["project"]
+    core = CONFIGS["core"]["project"]
+    asked = [*project["dependencies"], *core["dependencies"]]
+    asked += [text for extra in project.get("optional-dependencies", {}).values() for text in extra]
+    modules = {MODULES.get(module, module) for module in (Requirement(text).name.lower() for text in asked)}
+    imported: set[str] = set()
+    for path in PLACES[name].glob("src/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    private = {module for module in imported if module.startswith("_") and module[1:] in modules}
+    assert imported - set(sys.stdlib_module_names) - private - {"diffusion_suite"} <= modules
+    used = {
+        MODULES.get(module, module)
+        for module in (Requirement(t).name.lower() for t in project["dependencies"])
+    }
+    assert {module for module in used if not module.startswith("diffusion-suite")} <= imported | {"pywt"}
 
 
 def test_licences_are_equal() -> None:
