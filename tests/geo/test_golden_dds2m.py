@@ -56,7 +56,7 @@ def levels_of(case: Case) -> Levels:
 
 
 def factors_of(tensors: dict[str, Tensor]) -> tuple[Factor | None, Factor | None]:
-    """Recorded one-dimensional factors: `*_small` for both directions, or `*_small_rows` and `*_small_cols`."""
+    """Recorded one-dimensional factors: `*_small` for both directions, or `_rows` and `_cols`."""
     pair = []
     for suffix in ("_rows", "_cols"):
         end = suffix if "U_small" + suffix in tensors else ""
