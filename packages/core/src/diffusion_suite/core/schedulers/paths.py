@@ -256,36 +256,38 @@ class DiscreteVP(Path):
     def __init__(self, betas: Tensor) -> None:
         kept = torch.cumprod(1.0 - betas.detach().to("cpu", torch.float64), 0)
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), kept])
-        self._alphas = {torch.device("cpu"): self.alpha_bar.sqrt()}
+        self._tables = {torch.device("cpu"): torch.stack([self.alpha_bar.sqrt(), 1.0 - self.alpha_bar])}
 
     def __len__(self) -> int:
         return len(self.alpha_bar) - 1
 
     def _table(self, device: torch.device) -> Tensor:
-        if device not in self._alphas:
-            self._alphas[device] = self._alphas[torch.device("cpu")].to(device)
-        return self._alphas[device]
+        if device not in self._tables:
+            self._tables[device] = self._tables[torch.device("cpu")].to(device)
+        return self._tables[device]
 
     def _segment(self, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """Place within the step that holds t, and (alpha, sigma^2) at both its ends."""
         t = as_time(t)
         table = self._table(t.device)
         entered = t.ceil().long().clamp(0, len(self) - 1)
-        return t - (entered - 1), table[entered], table[entered + 1]
+        return t - (entered - 1), table[:, entered], table[:, entered + 1]
 
     @override
     def alpha(self, t: Time) -> Tensor:
         part, before, after = self._segment(t)
-        return torch.lerp(before, after, part)
+        return torch.lerp(before[0], after[0], part)
 
     @override
     def sigma(self, t: Time) -> Tensor:
-        alpha = self.alpha(t)
-        return torch.sqrt((1.0 - alpha) * (1.0 + alpha))
+        part, before, after = self._segment(t)
+        bend = part * (1.0 - part) * (after[0] - before[0]) ** 2
+        return torch.sqrt(torch.lerp(before[1], after[1], part) + bend)
 
     @override
     def d_alpha(self, t: Time) -> Tensor:
         _, before, after = self._segment(t)
-        return after - before
+        return after[0] - before[0]
 
     @override
     def d_sigma(self, t: Time) -> Tensor:
@@ -294,7 +296,7 @@ class DiscreteVP(Path):
     @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
         alpha = torch.sqrt(torch.sigmoid(as_time(logsnr)))
-        table = self._table(alpha.device)
+        table = self._table(alpha.device)[0]
         entered = torch.searchsorted(-table, -alpha).clamp(1, len(self))
         before, after = table[entered - 1], table[entered]
         return (entered - 2) + (before - alpha) / (before - after)
