@@ -16,7 +16,14 @@ from torch.utils.data import Dataset
 from diffusion_suite.core import seeding
 from diffusion_suite.core.config import load
 from diffusion_suite.core.errors import CheckpointError, ConfigError, OutputError, SuiteError
-from diffusion_suite.core.training import EndlessSampler, SuiteDataModule, SuiteModule, TrainConfig, fit
+from diffusion_suite.core.training import (
+    EndlessSampler,
+    MovingAverage,
+    SuiteDataModule,
+    SuiteModule,
+    TrainConfig,
+    fit,
+)
 from diffusion_suite.core.training.config import rate_factor
 
 SCRIPT = Path(__file__).with_name("training_script.py")
@@ -130,6 +137,38 @@ def test_average_has_its_closed_form(tmp_path):
     torch.testing.assert_close(saved(tmp_path)["state_dict"]["network.0.weight"], mean, rtol=1e-5, atol=1e-7)
 
 
+def test_average_outside_a_trainer_follows_the_same_rule_and_keeps_the_best():
+    network = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(network, decay=0.25)
+    mean = float(network.weight.detach())
+    means = []
+    for updates in range(1, 6):
+        nn.init.constant_(network.weight, float(updates))
+        average.update()
+        decay = min(0.25, (1 + updates) / (10 + updates))
+        mean = decay * mean + (1 - decay) * updates
+        means.append(mean)
+        assert float(average.network.weight) == pytest.approx(mean)
+        if updates == 3:
+            average.keep()
+    assert float(average.best().weight) == pytest.approx(means[2])
+    assert float(network.weight) == 5
+
+
+def test_module_from_a_checkpoint_of_another_class(tmp_path):
+    module = train(tmp_path, 3)
+    loaded = Tiny.from_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(loaded.network[0].weight, module.network[0].weight)
+    assert not loaded.training
+
+    class Wide(Tiny):
+        def __init__(self, breadth: int) -> None:
+            super().__init__(breadth)
+
+    with pytest.raises(CheckpointError, match="is not for Wide"):
+        Wide.from_checkpoint(tmp_path / "last.ckpt")
+
+
 def test_finished_run_says_so_and_gives_its_weights(tmp_path, capsys):
     first = train(tmp_path, 5)
     before = (tmp_path / "last.ckpt").stat().st_mtime_ns
@@ -161,7 +200,7 @@ def test_init_starts_from_other_weights(tmp_path):
     second = Tiny()
     fit(second, SuiteDataModule(Points()), config, tmp_path / "b")
     torch.testing.assert_close(second.network[0].weight, first.network[0].weight)
-    with pytest.raises(CheckpointError, match="does not fit Tiny"):
+    with pytest.raises(CheckpointError, match="is not for this network: other shape: network"):
         fit(Tiny(width=5), SuiteDataModule(Points()), config, tmp_path / "c")
 
 

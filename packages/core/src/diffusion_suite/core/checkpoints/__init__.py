@@ -2,6 +2,6 @@
 
 from diffusion_suite.core.checkpoints.card import Card
 from diffusion_suite.core.checkpoints.pretrained import Pretrained
-from diffusion_suite.core.checkpoints.published import load_published, match_keys
+from diffusion_suite.core.checkpoints.published import load_published, load_weights, match_keys, save_weights
 
-__all__ = ["Card", "Pretrained", "load_published", "match_keys"]
+__all__ = ["Card", "Pretrained", "load_published", "load_weights", "match_keys", "save_weights"]

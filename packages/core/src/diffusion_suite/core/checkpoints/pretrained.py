@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.checkpoints.card import Card
-from diffusion_suite.core.checkpoints.published import compare_keys
+from diffusion_suite.core.checkpoints.published import load_weights, save_weights
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.files import atomic_path
 
@@ -57,9 +57,7 @@ class Pretrained:
         """
         folder = Path(folder)
         content = {"_class": type(self).__name__, "_version": __version__, **self.config}
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self).items()}
-        with atomic_path(folder / WEIGHTS) as path:
-            save_file(state, path, metadata={"format": "pt"})
+        save_weights(folder / WEIGHTS, _as_module(self).state_dict())
         with atomic_path(folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if card is not None:
@@ -127,9 +125,8 @@ class Pretrained:
             raise CheckpointError(
                 f"{folder / WEIGHTS} cannot be read ({error})", "fetch the folder again"
             ) from error
-        compare_keys(state, _state(network), str(folder))
         module = _as_module(network)
-        module.load_state_dict(state)
+        load_weights(module, state, str(folder))
         module.eval()
         return network
 
@@ -174,7 +171,3 @@ def _as_module(network: object) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"{type(network).__name__} must be an nn.Module to use Pretrained")
     return network
-
-
-def _state(network: object) -> dict[str, Tensor]:
-    return dict(_as_module(network).state_dict())

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from diffusion_suite.core.errors import CheckpointError
+from diffusion_suite.core.files import atomic_path
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "weights")
 
@@ -61,6 +62,39 @@ def _tensors(content: object, inside: str | None, path: Path) -> dict[str, Tenso
                 return found
         raise CheckpointError(f"{path} holds no weights", f"it has {shorten(map(str, content))}")
     raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights", "give a file of weights")
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str = "the file") -> None:
+    """Put weights into a network, strictly.
+
+    Args:
+        module: the network.
+        state: one tensor for each of its weights and buffers, by our names.
+        source: what to call the file in an error.
+
+    Raises:
+        CheckpointError: naming the keys that miss, are left over, or have another shape.
+    """
+    compare_keys(state, module.state_dict(), source)
+    module.load_state_dict(state)
+
+
+def save_weights(
+    path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write weights as safetensors, whole or not at all.
+
+    Args:
+        path: the file; its folder is made when missing.
+        state: tensors by name.
+        metadata: text kept in the file's header.
+
+    Raises:
+        OutputError: when the folder cannot be written in.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(Path(path)) as part:
+        save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
 
 
 def match_keys(

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 from diffusion_suite.core.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from diffusion_suite.core.training.averaging import MovingAverage
     from diffusion_suite.core.training.data import EndlessSampler, SuiteDataModule
     from diffusion_suite.core.training.module import SuiteModule
     from diffusion_suite.core.training.run import fit
 
-__all__ = ["EndlessSampler", "SuiteDataModule", "SuiteModule", "TrainConfig", "fit"]
+__all__ = ["EndlessSampler", "MovingAverage", "SuiteDataModule", "SuiteModule", "TrainConfig", "fit"]
 
-_HOMES = {"EndlessSampler": "data", "SuiteDataModule": "data", "SuiteModule": "module", "fit": "run"}
+_HOMES = {
+    "EndlessSampler": "data",
+    "MovingAverage": "averaging",
+    "SuiteDataModule": "data",
+    "SuiteModule": "module",
+    "fit": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

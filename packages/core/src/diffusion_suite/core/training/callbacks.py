@@ -1,44 +1,21 @@
-"""What happens around the steps of a run: averaged weights, checkpoints, log lines."""
+"""What happens around the steps of a run: checkpoints, log lines."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from typing_extensions import override
 
 from diffusion_suite.core.errors import SuiteError
 from diffusion_suite.core.progress import Progress, say
 
 LAST = "last.ckpt"
-
-
-def averaging(decay: float) -> WeightAveraging:
-    """Lightning's weight averaging as an exponential moving average whose decay grows in.
-
-    The decay after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``: with a fixed one, a run shorter than
-    some ``1 / (1 - decay)`` steps would save little but its random start. Buffers are copied, not averaged.
-
-    Args:
-        decay: the decay in the long run, in (0, 1).
-    """
-    return WeightAveraging(use_buffers=False, multi_avg_fn=_growing_average(decay))
-
-
-def _growing_average(decay: float) -> Callable[..., None]:
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        done = int(count)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + done) / (10 + done)))
-
-    return update
 
 
 class LastCheckpoint(Checkpoint):
@@ -140,6 +117,8 @@ class Report(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.progress.__exit__(None, None, None)
+        if trainer.is_global_zero and trainer.global_step < trainer.max_steps:
+            say(f"stopped at step {trainer.global_step} of {trainer.max_steps} (trainer.max_time)")
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from diffusion_suite.core import seeding
-from diffusion_suite.core.checkpoints import Pretrained
+from diffusion_suite.core.checkpoints import Pretrained, load_weights
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
 
@@ -44,6 +44,25 @@ class SuiteModule(LightningModule):
         self.save_hyperparameters(logger=False)
         for name, value in list(self.hparams.items()):
             self.hparams[name] = plain(value, name)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """The module with the averaged weights of a checkpoint, in evaluation mode, on the CPU.
+
+        As ``load_from_checkpoint``, with errors that a user can read.
+
+        Raises:
+            CheckpointError: when the file is missing, unreadable, or of another module.
+        """
+        content = read_checkpoint(Path(path))
+        try:
+            module = cls(**content.get("hyper_parameters", {}))
+        except TypeError as error:
+            raise CheckpointError(
+                f"{path} is not for {cls.__name__} ({error})", "give another checkpoint"
+            ) from error
+        load_weights(module, content["state_dict"], str(path))
+        return module.eval()
 
     def loss(self, batch: Any, generator: torch.Generator) -> Tensor | dict[str, Tensor]:
         """The training loss of one batch.
@@ -112,14 +131,14 @@ class SuiteModule(LightningModule):
             CheckpointError: when the file is missing, unreadable, or for another network.
         """
         if source.endswith(".ckpt"):
-            _load_strictly(self, read_checkpoint(Path(source))["state_dict"], source)
+            load_weights(self, read_checkpoint(Path(source))["state_dict"], source)
             return
         networks = [part for part in self.children() if isinstance(part, Pretrained)]
         if len(networks) != 1:
             raise CheckpointError(f"{type(self).__name__} cannot start from {source!r}", "give a .ckpt file")
         network = networks[0]
         assert isinstance(network, nn.Module)
-        _load_strictly(network, type(network).from_pretrained(source).state_dict(), source)
+        load_weights(network, type(network).from_pretrained(source).state_dict(), source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -172,16 +191,6 @@ def _as_dict(value: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return value if isinstance(value, dict) else {"loss": value}
 
 
-def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{source} does not fit {type(module).__name__} ({_first_line(error, 3)})",
-            "use the settings that it was trained with",
-        ) from error
-
-
-def _first_line(error: BaseException, lines: int = 1) -> str:
-    text = " ".join(part.strip() for part in str(error).splitlines()[:lines])
+def _first_line(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), type(error).__name__).strip()
     return text if len(text) <= 300 else text[:297] + "..."

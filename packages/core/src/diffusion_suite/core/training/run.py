@@ -23,7 +23,8 @@ from diffusion_suite.core.config import to_yaml
 from diffusion_suite.core.errors import CheckpointError, ConfigError, OutputError
 from diffusion_suite.core.files import atomic_path, check_folder
 from diffusion_suite.core.progress import say
-from diffusion_suite.core.training.callbacks import LAST, LastCheckpoint, Report, averaging
+from diffusion_suite.core.training.averaging import averaging
+from diffusion_suite.core.training.callbacks import LAST, LastCheckpoint, Report
 from diffusion_suite.core.training.config import FIXED_KEYS, PRECISIONS, TrainConfig
 from diffusion_suite.core.training.data import SuiteDataModule
 from diffusion_suite.core.training.logger import MetricsFile, main_process
