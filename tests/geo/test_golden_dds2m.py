@@ -30,7 +30,8 @@ from diffusion_suite.geo.restoration.chain import (
     reverse_process,
     total_variation,
 )
-from diffusion_suite.geo.restoration.network import VS2M, Levels, SpatialNetworks
+from diffusion_suite.geo.restoration.levels import Levels
+from diffusion_suite.geo.restoration.network import VS2M, SpatialNetworks
 from diffusion_suite.geo.restoration.published import from_published, published_names, spatial_keys
 
 

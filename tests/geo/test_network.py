@@ -10,14 +10,8 @@ from torch.testing import assert_close
 
 from diffusion_suite.core import seeding
 from diffusion_suite.core.errors import CheckpointError, ConfigError
-from diffusion_suite.geo.restoration.network import (
-    PUBLISHED_LEVELS,
-    VS2M,
-    Levels,
-    SpatialNetworks,
-    levels_for,
-    mirrored,
-)
+from diffusion_suite.geo.restoration.levels import PUBLISHED_LEVELS, Levels, levels_for
+from diffusion_suite.geo.restoration.network import VS2M, SpatialNetworks, mirrored
 from diffusion_suite.geo.restoration.published import from_published, published_names, to_published
 
 TINY = Levels((6, 8), (6, 8), (0, 4), (5, 3), (3, 3))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_suite.core.errors import CheckpointError
-from diffusion_suite.geo.restoration.network import Levels
+from diffusion_suite.geo.restoration.levels import Levels
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
