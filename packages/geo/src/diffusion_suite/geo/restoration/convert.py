@@ -20,7 +20,7 @@ from diffusion_suite.geo.restoration.outputs import new_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusion_suite.geo.restoration.network import Levels
+    from diffusion_suite.geo.restoration.levels import Levels
 
 _ROWS = 64
 
@@ -140,7 +140,7 @@ def published_levels(state: Mapping[str, Tensor]) -> Levels:
     Raises:
         CheckpointError: a layer is not where the published network has it.
     """
-    from diffusion_suite.geo.restoration.network import Levels
+    from diffusion_suite.geo.restoration.levels import Levels
 
     places, down, kernels, skip = [""], [], [], []
     while True:
