@@ -217,8 +217,7 @@ def create_array(
     writer = ArrayWriter(path, kind, shape, dtype)
     writer.nodata = nodata
     writer.extras = dict(like.meta.extras)
-    if isinstance(like, ArrayScene) and like.key:
-        writer.key = like.key
-    elif like.wavelengths is not None:
+    writer.key = like.key or "cube"
+    if not like.meta.extras and like.wavelengths is not None:
         writer.extras["wavelengths"] = like.wavelengths
     return writer

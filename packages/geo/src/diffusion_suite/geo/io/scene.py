@@ -29,6 +29,7 @@ class Scene(ABC):
         dtype: type of the stored samples.
         nodata: value of missing samples for each band, NaN where a band has none; None when no band has one.
         meta: everything else the file says.
+        key: name of the variable, "" where the file has but one cube without a name.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Scene(ABC):
     dtype: np.dtype[Any]
     nodata: npt.NDArray[np.float64] | None
     meta: Metadata
+    key: str = ""
 
     @property
     def wavelengths(self) -> npt.NDArray[np.float64] | None:

@@ -30,7 +30,8 @@ class MaskedScene(Scene):
             )
         self.scene, self.mask = scene, mask
         self.path, self.format, self.shape = scene.path, scene.format, scene.shape
-        self.dtype, self.nodata, self.meta = scene.dtype, scene.nodata, scene.meta
+        self.dtype, self.nodata = scene.dtype, scene.nodata
+        self.meta, self.key = scene.meta, scene.key
 
     def read_stored(self, rows: slice, cols: slice, step: int = 1) -> Stored:
         """Samples as they are stored, hidden ones too."""

@@ -143,7 +143,6 @@ def save_spectra(
     """
     last = list(cubes.values())[-1]
     x = np.arange(1, last.shape[2] + 1) if wavelengths is None else wavelengths
-    order = np.argsort(x)
     with _drawing(path, 6.4, 3.4) as figure:
         axes = figure.add_subplot()
         for colour, (row, col) in zip(_COLOURS, _places(last), strict=False):
@@ -152,18 +151,19 @@ def save_spectra(
                 spectrum = cube[int(row * cube.shape[0]), int(col * cube.shape[1])]
                 style = {"lw": 1.6} if final else {"lw": 0.8, "alpha": 0.45, "marker": ".", "ms": 3}
                 label = name if colour == _COLOURS[0] else None
-                axes.plot(*_with_gaps(x[order], spectrum[order]), color=colour, label=label, **style)
+                axes.plot(*_with_gaps(x, spectrum), color=colour, label=label, **style)
         axes.set_xlabel("band" if wavelengths is None else "wavelength in nm")
         axes.set_ylabel(unit)
         axes.legend(frameon=False)
 
 
 def _with_gaps(x: Values, y: Values) -> tuple[Values, Values]:
-    """The curve broken where the bands leave out a stretch of the spectrum."""
+    """The curve broken where the bands leave out a stretch of the spectrum or the next detector begins."""
     known = np.isfinite(y)
     x, y = np.asarray(x[known], dtype=np.float64), y[known]
     steps = np.diff(x)
-    wide = np.flatnonzero(steps > 8 * np.median(steps)) + 1 if steps.size else np.zeros(0, np.intp)
+    usual = np.median(steps) if steps.size else 1.0
+    wide = np.flatnonzero((steps / usual > 8) | (steps / usual < 0)) + 1
     return np.insert(x, wide, np.nan), np.insert(y, wide, np.nan)
 
 

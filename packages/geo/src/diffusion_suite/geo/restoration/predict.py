@@ -185,6 +185,12 @@ def restore_window(
         statistics=found.statistics,
     )
     bands = values.shape[2]
+    lost = [
+        band + 1 for band in np.flatnonzero(seen.any(axis=(0, 1))) if np.isnan(result.cube[..., band]).any()
+    ]
+    if lost:
+        place = f"rows {rows.start}-{rows.stop}, columns {cols.start}-{cols.stop}"
+        raise InputError(f"{scene.path}: no result for bands {lost} at {place}", "try another mode or window")
     packed[..., :bands] = result.cube
     if config.uncertainty:
         packed[..., bands:-1] = result.uncertainty
