@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,23 @@ def test_overview_lists_installed_and_missing(toy, capsys) -> None:
     assert call(capsys, "--version")[1] == f"diffusion-suite {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("extras", "part"), [(["geo", "video"], "is not installed; pip"), (["geo"], "is not in")]
+)
+def test_missing_domains_of_this_release_and_of_later_ones(toy, capsys, monkeypatch, extras, part) -> None:
+    facts = Message()
+    for extra in extras:
+        facts["Provides-Extra"] = extra
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: facts)
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert ("a later release" in out.partition("video")[0]) == ("video" not in extras)
+    code, _, err = call(capsys, "video", "predict")
+    assert code == 2
+    assert part in err
+    assert "pip install 'diffusion-suite[video]'" in err
+
+
 def test_domain_help_lists_commands_and_configs(toy, capsys) -> None:
     code, out, _ = call(capsys, "toy")
     assert code == 0
@@ -119,7 +137,7 @@ def test_command_help_shows_defaults_under_the_config(toy, capsys) -> None:
     [
         (["tyo", "predict"], ["no domain 'tyo'", "did you mean 'toy'?", "geo"]),
         (["--hlep"], ["no option '--hlep'"]),
-        (["video", "predict"], ["'video' is not installed", "pip install 'diffusion-suite[video]'"]),
+        (["video", "predict"], ["'video' is not ", "pip install 'diffusion-suite[video]'"]),
         (["toy", "predcit"], ["no command 'predcit'", "did you mean 'predict'?"]),
         (["toy", "train", "-c", "other"], ["no command 'train' for two"]),
         (["toy", "predict", "-c", "fats"], ["no configuration 'fats'", "did you mean 'fast'?"]),

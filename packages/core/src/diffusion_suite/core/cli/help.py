@@ -21,8 +21,13 @@ def overview() -> str:
     have = [(name, domain.help) for name, domain in domains.items()]
     lines = [f"diffusion-suite {__version__}: applied diffusion models", "", f"usage: {USAGE}", ""]
     lines += ["installed domains:", *columns(have)] if have else ["no domain is installed yet"]
-    lack = [(name, f"{help}: {how_to_install(name)}") for name, help in KNOWN.items() if name not in domains]
-    lines += ["", "not installed:", *columns(lack)] if lack else []
+    lack = [name for name in KNOWN if name not in domains]
+    for title, names in (
+        ("not installed:", [name for name in lack if is_released(name)]),
+        (f"not in {__version__} yet (a later release brings them):", [n for n in lack if not is_released(n)]),
+    ):
+        rows = [(name, f"{KNOWN[name]}: {how_to_install(name)}") for name in names]
+        lines += ["", title, *columns(rows)] if rows else []
     lines += ["", "also:"]
     also = [
         ("diffusion-suite DOMAIN", "the commands and configurations of a domain"),
@@ -37,13 +42,17 @@ def overview() -> str:
 
 
 def how_to_install(name: str) -> str:
-    """Return what to do for a domain that is not there; a domain of a later release is called that."""
-    line = f"pip install 'diffusion-suite[{name}]'"
+    """Return the line that installs a domain."""
+    return f"pip install 'diffusion-suite[{name}]'"
+
+
+def is_released(name: str) -> bool:
+    """Whether the installed release knows the domain as an extra; true where nothing tells."""
     try:
         extras = importlib.metadata.metadata("diffusion-suite").get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:
-        return line
-    return line if name in extras else f"not written yet in {__version__}; with a later release: {line}"
+        return True
+    return name in extras
 
 
 def of_domain(domain: Domain) -> str:

@@ -114,7 +114,10 @@ def _domain(name: str) -> Domain:
     if domain is not None:
         return domain
     if name in KNOWN:
-        raise SuiteError(f"the domain '{name}' is not installed", help.how_to_install(name))
+        if help.is_released(name):
+            raise SuiteError(f"the domain '{name}' is not installed", help.how_to_install(name))
+        remedy = f"once a later release brings it: {help.how_to_install(name)}"
+        raise SuiteError(f"the domain '{name}' is not in {__version__} yet", remedy)
     names = list(dict.fromkeys([*domains.installed(), *KNOWN, "demo"]))
     kind = "option" if name.startswith("-") else "domain"
     raise ConfigError(f"no {kind} '{name}'", f"{suggest(name, names)} (domains: {', '.join(names[:-1])})")
