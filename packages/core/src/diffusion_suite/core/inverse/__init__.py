@@ -1,6 +1,7 @@
 """Linear inverse problems: operators with their decompositions and the solvers that use them."""
 
 from diffusion_suite.core.inverse.ddrm import ddrm_start, ddrm_transition
+from diffusion_suite.core.inverse.message_passing import LinearEstimator, MessagePassing, vamp
 from diffusion_suite.core.inverse.operators import (
     Identity,
     Inpainting,
@@ -21,7 +22,9 @@ __all__ = [
     "Factor",
     "Identity",
     "Inpainting",
+    "LinearEstimator",
     "LinearOperator",
+    "MessagePassing",
     "SeparableOperator",
     "SpectralOperator",
     "bicubic_kernel",
@@ -29,4 +32,5 @@ __all__ = [
     "conjugate_gradients",
     "ddrm_start",
     "ddrm_transition",
+    "vamp",
 ]

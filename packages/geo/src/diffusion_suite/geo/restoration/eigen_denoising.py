@@ -1,0 +1,133 @@
+"""Denoisers of eigen-images behind one view: the pretrained prior, and a classical one without a network.
+
+Both take stacks of any number of channels in units of the noise and are used as `core.schedulers.Denoiser`s on the
+path whose time is the noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pywt
+import torch
+from scipy.ndimage import gaussian_filter
+from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
+from torch import Tensor
+from torch.nn.functional import pad
+
+from diffusion_suite.geo.restoration.eigen_prior import WEAKEST, EigenPrior
+from diffusion_suite.geo.restoration.noise import Flags, Values
+
+GUIDES = 2
+"""Strong channels that go along with each further group of weak ones, so that their edges guide it."""
+
+UNKNOWN = 30.0
+"""Noise levels above this many deviations of the signal belong to missing pixels."""
+
+Stack = Callable[..., Tensor]
+
+
+class PriorStack:
+    """The eigen-image prior on stacks of any rank, averaged over turns and mirror images.
+
+    Args:
+        prior: the network.
+        turns: how many of the 8 symmetries of the square are averaged; the first is none.
+        dtype: arithmetic of the network.
+    """
+
+    def __init__(self, prior: EigenPrior, turns: int = 1, dtype: torch.dtype = torch.float32) -> None:
+        self.prior, self.turns, self.dtype = prior, turns, dtype
+
+    def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int = 1) -> Tensor:
+        """Clean stack of x (1, rank, rows, columns) with a noise level each channel or entry."""
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(1, x.shape[1], *_map_shape(sigma, x))
+        total = torch.zeros_like(x)
+        for turn in range(self.turns):
+            output = self._groups(_turned(x, turn), _turned(sigma, turn), scale, factor)
+            total += _turned_back(output, turn)
+        return total / self.turns
+
+    def _groups(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int) -> Tensor:
+        rank, width = x.shape[1], self.prior.channels
+        parts = [self._network(x[:, :width], sigma[:, :width], scale[:, :width], factor)]
+        for start in range(width, rank, width - GUIDES):
+            stop = min(start + width - GUIDES, rank)
+            chosen = [*range(GUIDES), *range(start, stop)]
+            parts.append(self._network(x[:, chosen], sigma[:, chosen], scale[:, chosen], factor)[:, GUIDES:])
+        return torch.cat(parts, 1)
+
+    def _network(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int) -> Tensor:
+        rank, empty = x.shape[1], self.prior.channels - x.shape[1]
+        if empty:
+            x = pad(x, (0, 0, 0, 0, 0, empty))
+            sigma = pad(sigma, (0, 0, 0, 0, 0, empty), value=1.0)
+            scale = pad(scale, (0, empty), value=WEAKEST)
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.prior(x, sigma, scale, factor)[:, :rank].to(x.dtype)
+
+
+class ClassicalStack:
+    """Wavelet shrinkage (BayesShrink, Daubechies 2) of each channel by itself, shifted and averaged.
+
+    Missing pixels, whose noise level is huge, are first filled by the mean of what is near.
+    """
+
+    def __init__(self, shifts: int = 2) -> None:
+        self.shifts = shifts
+
+    def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
+        """Clean stack of x (1, rank, rows, columns)."""
+        level = torch.as_tensor(sigma, dtype=x.dtype).expand(1, x.shape[1], *_map_shape(sigma, x)).cpu().numpy()[0]
+        images = x[0].cpu().numpy()
+        out = np.empty_like(images)
+        for channel, (image, deviation) in enumerate(zip(images, scale[0].tolist(), strict=True)):
+            missing = level[channel] > UNKNOWN * deviation
+            typical = float(np.median(level[channel][~missing])) if not missing.all() else deviation
+            filled = _filled(image, ~missing) if missing.any() else image
+            out[channel] = self._wavelets(filled, min(typical, UNKNOWN * deviation))
+        return torch.from_numpy(out)[None].to(x)
+
+    def _wavelets(self, image: np.ndarray, sigma: float) -> np.ndarray:
+        if min(image.shape) < 8:
+            return denoise_tv_chambolle(image, weight=sigma)
+        total = np.zeros_like(image)
+        depth = max(1, pywt.dwtn_max_level(image.shape, "db2") - 1)
+        for row in range(self.shifts):
+            for column in range(self.shifts):
+                rolled = np.roll(image, (row, column), (0, 1))
+                clean = denoise_wavelet(
+                    rolled, sigma=sigma, wavelet="db2", method="BayesShrink", mode="soft", wavelet_levels=depth
+                )
+                total += np.roll(clean, (-row, -column), (0, 1))
+        return total / self.shifts**2
+
+
+def _filled(image: Values, known: Flags) -> Values:
+    """Missing pixels as the Gaussian mean of the known ones, in ever wider windows until some are near."""
+    known = np.broadcast_to(known, image.shape)
+    filled, weight = image.copy(), known.astype(np.float32)
+    for width in (1.0, 4.0, 16.0, 64.0):
+        near = gaussian_filter(known.astype(np.float32), width)
+        average = gaussian_filter(np.where(known, image, 0), width) / np.maximum(near, 1e-9)
+        empty = (weight == 0) & (near > 1e-3)
+        filled, weight = np.where(empty, average, filled), np.where(empty, near, weight)
+    return np.asarray(filled, np.float32)
+
+
+def _map_shape(sigma: Tensor | float, x: Tensor) -> tuple[int, int]:
+    has_map = isinstance(sigma, Tensor) and sigma.ndim == 4 and sigma.shape[-1] > 1
+    return (x.shape[2], x.shape[3]) if has_map else (1, 1)
+
+
+def _turned(x: Tensor, turn: int) -> Tensor:
+    if x.shape[-1] == x.shape[-2] == 1:
+        return x
+    turned = torch.rot90(x, turn % 4, (2, 3))
+    return turned.flip(3) if turn >= 4 else turned
+
+
+def _turned_back(x: Tensor, turn: int) -> Tensor:
+    unflipped = x.flip(3) if turn >= 4 else x
+    return torch.rot90(unflipped, -(turn % 4), (2, 3))

@@ -1,0 +1,139 @@
+"""Restoration in the spectral subspace: eigen-images from a masked, noisy or downsampled cube and a denoiser of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from diffusion_suite.core.inverse import BicubicDownsampling, vamp
+from diffusion_suite.core.schedulers import EDM, Denoiser
+from diffusion_suite.geo.restoration.eigen_denoising import Stack
+from diffusion_suite.geo.restoration.measurement import Subspace, SubspaceEstimator, Whitened, refit_subspace
+from diffusion_suite.geo.restoration.noise import Values
+
+
+@dataclass(frozen=True)
+class EigenImages:
+    """Restored eigen-images with all that is needed to judge and to use them, in units of the noise.
+
+    Attributes:
+        data: the measurement, with means and noise levels as refined on the way.
+        subspace: the spectra.
+        scores: (1, rank, rows, columns) restored eigen-images.
+        variance: same shape, posterior variance.
+        pseudo, sigma: the pseudo-measurement `scores + sigma n` that the last denoising started from.
+    """
+
+    data: Whitened
+    subspace: Subspace
+    scores: Tensor
+    variance: Tensor
+    pseudo: Tensor
+    sigma: Tensor
+
+    def values(self) -> Values:
+        """(rows, columns, bands) in the cube's own unit."""
+        return self.data.back(_to_bands(self.scores, self.subspace.loadings))
+
+    def deviation(self) -> Values:
+        """(rows, columns, bands) posterior standard deviation in the cube's own unit, not yet calibrated."""
+        variance = _to_bands(self.variance, self.subspace.loadings**2)
+        return np.asarray(np.sqrt(np.maximum(variance, 0)) * self.data.noise, np.float32)
+
+    def residual(self) -> Values:
+        """Observed minus restored in units of the noise, 0 where missing."""
+        fitted = _to_bands(self.scores, self.subspace.loadings)
+        return np.where(self.data.observed, self.data.values - fitted, 0)
+
+
+def solve(
+    data: Whitened,
+    subspace: Subspace,
+    stack: Stack,
+    steps: int,
+    rounds: int,
+    generator: torch.Generator,
+    device: torch.device,
+    refine_noise: bool = False,
+) -> EigenImages:
+    """Posterior mean of the eigen-images by vector approximate message passing.
+
+    With every pixel observed in all bands or in none one exchange is exact. Otherwise `rounds` of `steps`
+    exchanges alternate with a refit of the spectra, and of the noise levels if `refine_noise`.
+    """
+    if data.complete:
+        return _exchange(data, subspace, stack, 1, generator, device)
+    found = None
+    for _ in range(rounds):
+        found = _exchange(data, subspace, stack, steps, generator, device)
+        if refine_noise:
+            data = data.rescale(_noise_correction(found))
+        subspace, shift, _ = refit_subspace(data, found.scores.cpu(), found.variance.cpu())
+        data = replace(data.shift(shift), mean=data.mean + shift * data.noise)
+    return _exchange(data, subspace, stack, steps, generator, device)
+
+
+def enlarge(small: EigenImages, stack: Stack, factor: int) -> EigenImages:
+    """Eigen-images `factor` times as large: the network's posterior mean given the small ones.
+
+    Small ones that lack pixels enter with their restored values there. The variance is that of the small ones,
+    enlarged, and the energy of the detail that was added to them.
+    """
+    filled = torch.where(small.sigma < 1e3, small.pseudo, small.scores)
+    rows, columns = filled.shape[-2] * factor, filled.shape[-1] * factor
+    operator = BicubicDownsampling(factor, rows, columns, filled.shape[1]).to(filled.device)
+    scale = torch.from_numpy(small.subspace.deviation)[None].to(filled)
+    back = factor**2 * operator.adjoint(filled)
+    scores = stack(back, torch.ones_like(scale), scale, factor)
+    smooth = factor**2 * operator.adjoint(small.scores)
+    detail = blurred((scores - smooth).square(), 2 * factor + 1)
+    variance = interpolate(small.variance, scale_factor=factor, mode="bilinear") + detail
+    return replace(small, scores=scores, variance=variance)
+
+
+def with_scores(found: EigenImages, stack: Stack) -> EigenImages:
+    """The same pseudo-measurement denoised by another stack."""
+    scale = torch.from_numpy(found.subspace.deviation)[None].to(found.pseudo)
+    return replace(found, scores=stack(found.pseudo, found.sigma, scale))
+
+
+def blurred(x: Tensor, side: int) -> Tensor:
+    """Mean over a window of `side` (odd) pixels, borders replicated."""
+    half = side // 2
+    return avg_pool2d(pad(x, (half, half, half, half), mode="replicate"), side, stride=1)
+
+
+def _exchange(
+    data: Whitened, subspace: Subspace, stack: Stack, steps: int, generator: torch.Generator, device: torch.device
+) -> EigenImages:
+    estimator = SubspaceEstimator(data, subspace, device)
+    scale = torch.from_numpy(subspace.deviation)[None].to(device)
+    result = vamp(
+        Denoiser(stack, EDM(), "x0"),
+        estimator,
+        scale[:, :, None, None] ** 2,
+        estimator.shape,
+        steps,
+        generator,
+        smooth=lambda local: blurred(blurred(local, 7), 7),
+        scale=scale,
+    )
+    return EigenImages(data, subspace, result.x0, result.variance, result.pseudo, result.sigma)
+
+
+def _noise_correction(found: EigenImages) -> Values:
+    """Factor (bands,) on the noise levels: for a posterior mean, E residual^2 = noise^2 - posterior variance."""
+    explained = _to_bands(found.variance, found.subspace.loadings**2)
+    energy = np.where(found.data.observed, found.residual() ** 2 + explained, 0).sum((0, 1))
+    count = np.maximum(found.data.observed.sum((0, 1)), 1)
+    return np.asarray(np.clip(np.sqrt(energy / count), 0.2, 5), np.float32)
+
+
+def _to_bands(images: Tensor, loadings: Values) -> Values:
+    rows, columns = images.shape[-2:]
+    pixels = images[0].flatten(1).T.cpu().numpy()
+    return np.asarray((pixels @ loadings.T).reshape(rows, columns, -1), np.float32)

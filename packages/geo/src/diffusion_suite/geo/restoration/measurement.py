@@ -1,0 +1,207 @@
+"""A measured cube in units of its noise, its spectral subspace, and the estimators that join the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from diffusion_suite.geo.restoration.noise import Flags, Values, dead_lines, impulses, stripe_offsets
+
+SMALLEST_NOISE = 1e-3
+"""Noise level, as a share of a band's standard deviation, below which it is not trusted."""
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A cube with zero mean and unit noise: y' = (y - mean) / noise, 0 where missing.
+
+    Attributes:
+        values: (rows, columns, bands).
+        observed: same shape.
+        mean, noise: (bands,) in the cube's own unit.
+    """
+
+    values: Values
+    observed: Flags
+    mean: Values
+    noise: Values
+
+    @classmethod
+    def of(cls, cube: Values, observed: Flags, mean: NDArray[np.float64], noise: Values) -> Whitened:
+        values = np.where(observed, (cube - mean) / noise, 0).astype(np.float32)
+        return cls(values, observed, mean.astype(np.float32), noise.astype(np.float32))
+
+    @property
+    def complete(self) -> bool:
+        """Whether each pixel is observed in all bands or in none, so that the bands need no joint solving."""
+        return bool((self.observed.all(-1) | ~self.observed.any(-1)).all())
+
+    def hide(self, flags: Flags) -> Whitened:
+        """The same with some more samples missing."""
+        return replace(self, values=np.where(flags, 0, self.values), observed=self.observed & ~flags)
+
+    def shift(self, offset: Values) -> Whitened:
+        """The same with an offset (broadcastable, in units of the noise) taken off the observed samples."""
+        return replace(self, values=np.where(self.observed, self.values - offset, 0).astype(np.float32))
+
+    def rescale(self, factor: Values) -> Whitened:
+        """The same with the noise of each band `factor` times as large."""
+        return replace(self, values=self.values / factor, noise=self.noise * factor)
+
+    def back(self, values: Values) -> Values:
+        """Values in units of the noise, taken back to the cube's own unit."""
+        return np.asarray(values * self.noise + self.mean, np.float32)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Orthonormal spectra and the signal's deviation along each, in units of the noise.
+
+    Attributes:
+        loadings: (bands, rank).
+        deviation: (rank,), falling.
+    """
+
+    loadings: Values
+    deviation: Values
+
+    @property
+    def rank(self) -> int:
+        return self.loadings.shape[1]
+
+
+def signal_subspace(data: Whitened, rank: int | None, smallest: int = 8, largest: int = 24) -> Subspace:
+    """Principal subspace of the signal: eigenvectors of the covariance, noise energy taken off.
+
+    The rank is the number of eigenvalues above the noise edge (1 + sqrt(bands / pixels))^2 of Marchenko and Pastur,
+    at least `smallest` and at most `largest`. With samples missing, each band is first filled by a normalised
+    Gaussian of 1.5 pixels, whose averaging leaves little noise.
+    """
+    bands = data.values.shape[-1]
+    if data.complete:
+        pixels = data.values[data.observed[..., 0]]
+        noise_energy = 1.0
+    else:
+        pixels = smooth_fill(data).reshape(-1, bands)
+        noise_energy = 0.0
+    pixels = pixels - pixels.mean(0)
+    energy, vectors = np.linalg.eigh(pixels.T.astype(np.float64) @ pixels / len(pixels))
+    energy, vectors = energy[::-1], vectors[:, ::-1]
+    edge = (1 + np.sqrt(bands / max(len(pixels), 1))) ** 2
+    above = int((energy > edge).sum())
+    kept = min(rank or max(smallest, min(above, largest)), bands)
+    deviation = np.sqrt(np.maximum(energy[:kept] - noise_energy, 1e-3))
+    return Subspace(vectors[:, :kept].astype(np.float32), deviation.astype(np.float32))
+
+
+def smooth_fill(data: Whitened, radius: float = 1.5) -> Values:
+    """Each band averaged over its observed neighbours with Gaussian weights; wider where none is near."""
+    filled = np.zeros_like(data.values)
+    weight = np.zeros_like(data.values)
+    for width in (radius, 4 * radius, 16 * radius):
+        total = gaussian_filter(data.observed.astype(np.float32), (width, width, 0))
+        average = gaussian_filter(data.values, (width, width, 0)) / np.maximum(total, 1e-6)
+        filled = np.where(weight > 0.02, filled, average)
+        weight = np.where(weight > 0.02, weight, total)
+        if weight.min() > 0.02:
+            break
+    return filled
+
+
+def clean_measurement(data: Whitened, rank: int | None) -> tuple[Whitened, dict[str, float]]:
+    """Take out what is no Gaussian noise: dead lines and impulses become missing, stripes are subtracted.
+
+    Returns the measurement and what was found: shares of dead and impulse samples, of striped columns and rows.
+    """
+    dead = dead_lines(data.values, data.observed)
+    data = data.hide(dead)
+    found = {"dead": float(dead.mean()), "impulses": 0.0, "striped_columns": 0.0, "striped_rows": 0.0}
+    if data.values.shape[-1] < 4 or min(data.values.shape[:2]) < 16 or data.observed.mean() < 0.6:
+        return data, found
+    for _ in range(3):
+        subspace = signal_subspace(data, rank, smallest=min(8, data.values.shape[-1] // 3), largest=data.values.shape[-1] // 2)
+        spectra = subspace.loadings
+        columns = stripe_offsets(data.values, data.observed, spectra)
+        rows = stripe_offsets(data.values.swapaxes(0, 1), data.observed.swapaxes(0, 1), spectra)
+        outliers = impulses(data.values, data.observed, spectra)
+        found["striped_columns"] = max(found["striped_columns"], float((columns != 0).any(-1).mean()))
+        found["striped_rows"] = max(found["striped_rows"], float((rows != 0).any(-1).mean()))
+        found["impulses"] += float(outliers.mean())
+        if not (columns.any() or rows.any() or outliers.any()):
+            break
+        data = data.shift(columns[None] + rows[:, None]).hide(outliers)
+    return data, found
+
+
+class SubspaceEstimator:
+    """Pixel by pixel linear estimate of the coefficients z of y = mask (loadings z) + n, n ~ N(0, I).
+
+    The `LinearEstimator` of `core.inverse.vamp` for masks that may differ from band to band.
+    """
+
+    def __init__(self, data: Whitened, subspace: Subspace, device: torch.device) -> None:
+        rows, columns, bands = data.values.shape
+        self.shape = (1, subspace.rank, rows, columns)
+        self.loadings = torch.from_numpy(subspace.loadings).to(device)
+        values = torch.from_numpy(data.values).to(device).reshape(-1, bands)
+        self.projection = values @ self.loadings
+        self.measured = torch.from_numpy(data.observed.any(-1)).to(device)[None, None]
+        self.information: Tensor | None = None
+        if not data.complete:
+            mask = torch.from_numpy(data.observed).to(device).reshape(-1, bands).float()
+            outer = (self.loadings[:, :, None] * self.loadings[:, None, :]).reshape(bands, -1)
+            self.information = (mask @ outer).reshape(-1, subspace.rank, subspace.rank)
+
+    def __call__(self, mean: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+        weight = precision.reshape(-1)
+        target = self.projection + weight * self._pixels(mean)
+        if self.information is None:
+            total = self.measured.reshape(-1, 1) + weight
+            return self._image(target / total), self._image(1 / total)
+        covariance = torch.linalg.inv(self.information + torch.diag(weight))
+        estimate = (covariance @ target[..., None])[..., 0]
+        return self._image(estimate), self._image(covariance.diagonal(dim1=1, dim2=2))
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        return image[0].flatten(1).T
+
+    def _image(self, pixels: Tensor) -> Tensor:
+        return pixels.T.reshape(self.shape)
+
+
+def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Subspace, Values, Tensor]:
+    """Spectra and means that explain the observed samples best, given the eigen-images (one step of alternating least squares).
+
+    Args:
+        data: the measurement.
+        scores: (1, rank, rows, columns) estimated eigen-images.
+        variance: same shape, their posterior variance.
+
+    Returns:
+        The new subspace, the change of the band means (bands,) in units of the noise, and the scores turned into
+        the new subspace, with zero mean.
+    """
+    rank, bands = scores.shape[1], data.values.shape[-1]
+    pixels = scores[0].flatten(1).T.double()
+    pixels = pixels - pixels.mean(0)
+    design = torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1)
+    mask = torch.from_numpy(data.observed).reshape(-1, bands).double()
+    values = torch.from_numpy(data.values).reshape(-1, bands).double()
+    outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    normal = (mask.T @ outer).reshape(bands, rank + 1, rank + 1)
+    spread = (mask.T @ variance[0].flatten(1).T.double())
+    normal[:, :rank, :rank] += torch.diag_embed(spread) + torch.eye(rank)
+    solution = torch.linalg.solve(normal, (values.T @ design)[..., None])[..., 0]
+    loadings, shift = solution[:, :rank], solution[:, rank]
+    moments = torch.cov(pixels.T).reshape(rank, rank) + torch.diag(variance.mean((0, 2, 3)).double())
+    root = torch.linalg.cholesky(moments + 1e-9 * torch.eye(rank) * moments.diagonal().mean())
+    spectra, deviation, _ = torch.linalg.svd(loadings @ root, full_matrices=False)
+    turn = spectra.T @ loadings
+    turned = torch.einsum("ij,jp->ip", turn, pixels.T).reshape(scores.shape).float()
+    subspace = Subspace(spectra.numpy().astype(np.float32), deviation.clamp_min(0.03).numpy().astype(np.float32))
+    return subspace, shift.numpy().astype(np.float32), turned
