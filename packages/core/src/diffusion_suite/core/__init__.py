@@ -1,4 +1,4 @@
-"""What the domains of diffusion-suite share: command line, training, checkpoints, windows and the mathematics of diffusion."""
+"""What the domains of diffusion-suite share: command line, training, checkpoints, windows, schedulers."""
 
 from diffusion_suite.core._version import __version__
 
