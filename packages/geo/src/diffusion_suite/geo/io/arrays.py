@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +34,12 @@ Headers = Mapping[str, tuple[tuple[int, ...], np.dtype[Any] | None]]
 
 
 class ArrayScene(Scene):
-    """A cube in an array file."""
+    """A cube in an array file; ``flat`` when the array has two axes only."""
 
     def __init__(
         self, path: Path, kind: str, cube: Stored, key: str, extras: dict[str, npt.NDArray[Any]]
     ) -> None:
-        self.path, self.format, self.key = path, kind, key
+        self.path, self.format, self.key, self.flat = path, kind, key, cube.ndim == 2
         self._cube = cube[:, :, None] if cube.ndim == 2 else cube
         rows, cols, bands = self._cube.shape
         self.shape = (rows, cols, bands)
@@ -160,64 +161,70 @@ def _load(path: Path, kind: str, names: list[str]) -> dict[str, npt.NDArray[Any]
 
 
 class ArrayWriter(SceneWriter):
-    """Writes a cube through a memory-mapped .npy file, packed at the end into the format asked for."""
+    """Writes a cube row by row: .npy as it is, .npz into the archive, .mat by way of a scratch file.
 
-    def __init__(self, path: Path, kind: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        self.path, self.kind, self.shape, self.dtype = path, kind, shape, dtype
-        self.nodata = None
-        self.key = "cube"
-        self.extras: Mapping[str, npt.NDArray[Any]] = {}
+    Nothing is memory-mapped for writing: a full disk must be an error, not a crash.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        nodata: npt.NDArray[np.float64] | None,
+        like: Scene,
+    ) -> None:
+        self.path, self.kind, self.shape, self.dtype, self.nodata = path, kind, shape, dtype, nodata
+        self.key = like.key or "cube"
+        self.extras = dict(like.meta.extras)
+        if not self.extras and like.wavelengths is not None:
+            self.extras["wavelengths"] = like.wavelengths
         if kind == "mat" and int(np.prod(shape)) * dtype.itemsize > _MAT_LIMIT:
             raise OutputError(
                 f"{shape} of {dtype} is more than a MATLAB v5 file holds (2 GB)", "write .npy or .tif"
             )
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        place = path
-        if kind != "npy":
-            self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=path.parent)
-            place = Path(self._scratch.name) / "cube.npy"
-        self._place = place
-        self._cube = np.lib.format.open_memmap(place, mode="w+", dtype=dtype, shape=shape)
+        self._next = 0
+        self._held = ExitStack()
+        self._stream = self._open()
+        saved = shape[:2] if isinstance(like, ArrayScene) and like.flat else shape
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": saved}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def _open(self) -> IO[bytes]:
+        if self.kind == "npz":
+            self._archive = self._held.enter_context(zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED))
+            return self._archive.open(f"{self.key}.npy", "w", force_zip64=True)
+        place = self.path
+        if self.kind == "mat":
+            folder = tempfile.TemporaryDirectory(prefix=".", dir=self.path.parent)
+            place = Path(self._held.enter_context(folder)) / "cube.npy"
+        return place.open("wb")
 
     def write_stored(self, top: int, stored: Stored) -> None:
-        """Write samples that already have the stored type."""
-        self._cube[top : top + stored.shape[0]] = stored
+        """Write the next rows; they come from top to bottom without gaps."""
+        if top != self._next:
+            raise ValueError(f"row {self._next} must be written before row {top}")
+        self._next += stored.shape[0]
+        self._stream.write(np.ascontiguousarray(stored, dtype=self.dtype).data)
 
     def finish(self) -> None:
-        """Pack the cube into the format asked for."""
-        self._cube.flush()
+        """Complete the file."""
+        self._stream.close()
         if self.kind == "npz":
-            with zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
-                archive.write(self._place, f"{self.key}.npy")
-                for name, values in self.extras.items():
-                    with archive.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, values, allow_pickle=False)
+            for name, values in self.extras.items():
+                with self._archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, values, allow_pickle=False)
         elif self.kind == "mat":
             from scipy.io import savemat
 
-            savemat(self.path, {**self.extras, self.key: np.asarray(self._cube)}, do_compression=True)
-        self.discard()
+            cube = np.load(self._stream.name, mmap_mode="r")
+            savemat(self.path, {**self.extras, self.key: cube}, do_compression=True)
+            del cube
+        self._held.close()
 
     def discard(self) -> None:
-        """Let go of the scratch file."""
-        del self._cube
-        if self._scratch is not None:
-            self._scratch.cleanup()
-
-
-def create_array(
-    path: Path,
-    kind: str,
-    like: Scene,
-    shape: tuple[int, int, int],
-    dtype: np.dtype[Any],
-    nodata: npt.NDArray[np.float64] | None,
-) -> ArrayWriter:
-    """Open an array file for writing, with the variable name and the small arrays of ``like``."""
-    writer = ArrayWriter(path, kind, shape, dtype)
-    writer.nodata = nodata
-    writer.extras = dict(like.meta.extras)
-    writer.key = like.key or "cube"
-    if not like.meta.extras and like.wavelengths is not None:
-        writer.extras["wavelengths"] = like.wavelengths
-    return writer
+        """Let go of the file after a failure; what it could not write is lost anyway."""
+        for close in (self._stream.close, self._held.close):
+            with suppress(OSError, ValueError):
+                close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -98,6 +100,31 @@ def open_scene(path: str | Path, key: str | None = None, nodata: float | None = 
     return scene
 
 
+def check_space(path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], copies: int = 1) -> None:
+    """Make sure before any work that a scene fits on the disk, even if it cannot be compressed.
+
+    Raises:
+        OutputError: when there is less room.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = copies * math.prod(shape) * dtype.itemsize, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{path.name} may take {_size(needed)} and {_size(free)} are free in {folder}",
+            "free some space, or choose another output with -o",
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"
+
+
 @contextmanager
 def create_scene(
     path: Path,
@@ -135,19 +162,20 @@ def create_scene(
         raise OutputError(
             f"cannot write {path.name}", f"end the name in {' '.join(sorted(SUFFIXES - {'.hdr'}))}"
         )
+    check_space(path, shape, stored, 2 if suffix in (".mat", ".nc", ".nc4") else 1)
     with ExitStack() as stack:
         asides = [stack.enter_context(atomic_path(aside)) for aside in sidecars(path)]
         temporary = stack.enter_context(atomic_path(path))
         writer: SceneWriter
         if suffix in ARRAYS:
-            writer = arrays.create_array(temporary, ARRAYS[suffix], like, shape, stored, marks)
+            writer = arrays.ArrayWriter(temporary, ARRAYS[suffix], shape, stored, marks, like)
         else:
             driver = RASTERS[suffix]
             if driver == "GTiff" and like.format == "COG":
                 driver = "COG"
             if like.format != RASTERS[suffix] and like.format != driver:
                 meta = replace(meta, layout={})
-            writer = raster.create_raster(temporary, driver, shape, stored, marks, meta)
+            writer = raster.create_raster(temporary, driver, shape, stored, marks, meta, path.name)
         try:
             yield writer
             writer.finish()

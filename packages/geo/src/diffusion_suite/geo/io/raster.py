@@ -169,8 +169,10 @@ class RasterWriter(SceneWriter):
         dtype: np.dtype[Any],
         nodata: npt.NDArray[np.float64] | None,
         meta: Metadata,
+        name: str,
     ) -> None:
         self.path, self.driver, self.shape, self.dtype, self.nodata = path, driver, shape, dtype, nodata
+        self.name = name
         self._layout = dict(meta.layout)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         place = path
@@ -186,7 +188,7 @@ class RasterWriter(SceneWriter):
                 _describe(self._target, driver, meta)
         except RasterioError as error:
             self.discard()
-            raise _failure(path, error) from error
+            raise _failure(name, error) from error
 
     def _profile(self, meta: Metadata) -> dict[str, Any]:
         rows, cols, bands = self.shape
@@ -220,7 +222,7 @@ class RasterWriter(SceneWriter):
             with self._env:
                 self._target.write(np.ascontiguousarray(np.moveaxis(stored, -1, 0)), window=window)
         except RasterioError as error:
-            raise _failure(self.path, error) from error
+            raise _failure(self.name, error) from error
 
     def finish(self) -> None:
         """Close the file, and copy it where the format cannot grow row by row."""
@@ -235,7 +237,7 @@ class RasterWriter(SceneWriter):
                         self._place, self.path, driver="netCDF", FORMAT="NC4", COMPRESS="DEFLATE", ZLEVEL="1"
                     )
         except RasterioError as error:
-            raise _failure(self.path, error) from error
+            raise _failure(self.name, error) from error
         self.discard()
 
     def discard(self) -> None:
@@ -257,11 +259,12 @@ def create_raster(
     dtype: np.dtype[Any],
     nodata: npt.NDArray[np.float64] | None,
     meta: Metadata,
+    name: str,
 ) -> RasterWriter:
-    """Open a raster file for writing, rows from top to bottom."""
+    """Open a raster file for writing, rows from top to bottom; errors call it ``name``."""
     if dtype == np.float16:
         dtype = np.dtype(np.float32)
-    return RasterWriter(path, driver, shape, dtype, nodata, meta)
+    return RasterWriter(path, driver, shape, dtype, nodata, meta, name)
 
 
 def _tiff_layout(layout: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -321,10 +324,8 @@ def _cube_dimension(target: Any, meta: Metadata) -> None:
         target.update_tags(band, NETCDF_VARNAME="cube", **{f"NETCDF_DIM_{name}": value})
 
 
-def _failure(path: Path, error: Exception) -> OutputError:
-    return OutputError(
-        f"{path.name} cannot be written ({_last(error)})", "check the free space and the folder"
-    )
+def _failure(name: str, error: Exception) -> OutputError:
+    return OutputError(f"{name} cannot be written ({_last(error)})", "check the free space and the folder")
 
 
 def _last(error: BaseException) -> str:

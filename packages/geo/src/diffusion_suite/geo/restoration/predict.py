@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -140,7 +141,10 @@ def restore_scene(
     store = WindowStore(outputs.windows, signature, clear=config.overwrite)
     try:
         todo = [window for window in larger if not store.has(window.index)]
-        check_room(outputs.folder, bytes_needed(todo, (layers,)))
+        scenes = scene.dtype.itemsize + (4 if config.uncertainty else 0)
+        check_room(
+            outputs.folder, bytes_needed(todo, (layers,)) + math.prod((*shape, scene.shape[2])) * scenes
+        )
         finished = stream(
             found.windows, lambda w: restore_window(scene, w, found, method, config, sigma), store
         )
