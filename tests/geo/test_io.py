@@ -310,16 +310,23 @@ def test_encode_leaves_the_original_where_there_is_no_result() -> None:
         encode(values, np.dtype(np.int16))
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.tif", "a.img", "a.nc", "a.mat", "a.npy", "a.npz"])
+def test_a_failure_leaves_nothing(tmp_path: Path, name: str) -> None:
     source = make_file(tmp_path, "scene.img")
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("a.tif", "a.img", "a.nc", "a.mat", "a.npy", "a.npz"):
-        with (
-            pytest.raises(KeyboardInterrupt),
-            open_scene(source) as scene,
-            create_scene(out / name, scene) as writer,
-        ):
+
+    def interrupted() -> None:
+        with open_scene(source) as scene, create_scene(out / name, scene) as writer:
             writer.write(0, scene.read(slice(0, 5), slice(0, COLS))[0])
             raise KeyboardInterrupt
-        assert list(out.iterdir()) == [], name
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(out.iterdir()) == []
+
+
+def test_a_flat_array_stays_flat(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(12.0).reshape(3, 4))
+    copy(tmp_path / "a.npy", tmp_path / "b.npy")
+    assert np.array_equal(np.load(tmp_path / "b.npy"), np.arange(12.0).reshape(3, 4))

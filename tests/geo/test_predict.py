@@ -49,7 +49,8 @@ class TestRestoration(DomainContract):
     module = "diffusion_suite.geo.restoration.module:EigenPriorModule"
     suffix = ".npy"
     train_overrides = (
-        "scenes=2", "patch=32", "channels=2", "widths=[4,8]", "blocks=[1,1]", "batch_size=2", "workers=0", "validation=0",
+        "scenes=2", "patch=32", "channels=2", "widths=[4,8]", "blocks=[1,1]", "batch_size=2", "workers=0",
+        "validation=0",
     )  # fmt: skip
     predict_overrides = FAST
 

@@ -12,7 +12,7 @@ from diffusion_suite.core.config import opt
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.training.config import TrainConfig
 
-MODES = ("default", "prior", "fit", "subspace", "paper")
+MODES = ("default", "prior", "subspace", "paper")
 TASKS = ("auto", "denoise", "complete", "sr")
 
 
@@ -29,8 +29,12 @@ class RestoreKeys(SceneKeys):
     """How to restore; shared by predict and evaluate."""
 
     rank: int | None = opt(None, "dimension of the spectral subspace; null = estimated from the scene", ge=1)
-    steps: int | None = opt(None, "diffusion steps; null = the mode's own number", ge=1)
-    runs: int | None = opt(None, "independent runs that are averaged; null = the mode's own number", ge=1)
+    steps: int | None = opt(
+        None, "steps of the fit (default), of the diffusion (paper); null = the mode's own number", ge=1
+    )
+    runs: int | None = opt(
+        None, "views (default, prior; 8 at most) or runs (paper) averaged; null = the mode's own", ge=1
+    )
     weights: str = opt("starter", "weights of the prior: starter, a folder, a hub id or a last.ckpt of ours")
     window: int = opt(
         0, "side of a window in pixels; 0 = the whole scene if small, else what memory allows", ge=0
@@ -61,8 +65,8 @@ class PredictConfig(RestoreKeys):
 
     mode: str = opt(
         "default",
-        "default (measures best), prior (pretrained image prior), fit (network fitted to the scene), subspace "
-        "(classical, seconds), paper (DDS2M as published)",
+        "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), subspace (classical, "
+        "seconds), paper (DDS2M as published)",
         choices=MODES,
     )
     task: str = opt(
@@ -168,4 +172,6 @@ class TrainPriorConfig(TrainConfig):
         super().check()
         if not self.widths or len(self.widths) != len(self.blocks) or min(self.widths + self.blocks) < 1:
             remedy = "give as many blocks as widths, each 1 or more, such as widths=[32,64] blocks=[1,2]"
-            raise ConfigError(f"widths={self.widths} and blocks={self.blocks} do not go together", remedy, key="widths")
+            raise ConfigError(
+                f"widths={self.widths} and blocks={self.blocks} do not go together", remedy, key="widths"
+            )

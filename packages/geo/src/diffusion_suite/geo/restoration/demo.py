@@ -40,7 +40,7 @@ LOSSES = {
     ),
     "sr:4": (
         "Pixels made finer",
-        "The scene was shrunk to a quarter of its rows and columns, noise was added, and it was enlarged again.",
+        "The scene was shrunk to a quarter of its rows and columns, noise was added; it was enlarged again.",
     ),
 }
 
@@ -115,7 +115,7 @@ def as_measured(file: Path) -> Section:
             }
         )
     text = (
-        "All 200 bands as AVIRIS measured them, nothing added: the noise and the stripes are the sensor's own. "
+        "All 200 bands as AVIRIS measured them, nothing added: noise and stripes are the sensor's own. "
         "There is no clean scene to compare with; the figures need none.\n\n"
         f"The same from the command line: diffusion-suite geo predict {file.name} -c subspace"
     )

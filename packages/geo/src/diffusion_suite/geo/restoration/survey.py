@@ -97,7 +97,7 @@ def windows(shape: tuple[int, int, int], config: RestoreKeys, mode: str) -> list
     Args:
         shape: (rows, columns, bands).
         config: ``window`` (0 = choose) and ``overlap``.
-        mode: the modes that fit a network take smaller windows.
+        mode: `paper`, whose network is large, takes smaller windows.
     """
     rows, cols, bands = shape
     side = config.window
@@ -105,7 +105,7 @@ def windows(shape: tuple[int, int, int], config: RestoreKeys, mode: str) -> list
         side = int(np.sqrt(WINDOW_SAMPLES / bands)) // 32 * 32
         side = min(max(side, 64), 1024)
         whole = rows * cols * bands <= 1.5 * WINDOW_SAMPLES and max(rows, cols) <= 4096
-        if mode in ("fit", "paper"):
+        if mode == "paper":
             side = min(side, NETWORK_SIDE)
             whole = whole and rows * cols <= 1.5 * NETWORK_SIDE**2
         if whole:
