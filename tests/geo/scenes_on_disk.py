@@ -14,7 +14,7 @@ NODATA = -9999
 
 
 def low_rank(seed: int = 0, rows: int = ROWS, cols: int = COLS, bands: int = BANDS) -> np.ndarray:
-    """Three smooth materials with smooth spectra and a little noise, (rows, cols, bands), about 500 to 4000."""
+    """Three materials with smooth spectra and a little noise, (rows, cols, bands), about 500 to 4000."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:rows, :cols] / max(rows, cols)
     maps = np.stack([np.sin(3 * x + seed) + 1.2, np.cos(4 * y) + 1.2, (x + y > 0.9) + 0.2], axis=-1)

@@ -136,9 +136,12 @@ def test_info_and_convert_of_a_training_checkpoint(
 
     module = EigenPriorModule(2, [4, 8], [1, 1])
     path = tmp_path / "last.ckpt"
-    torch.save(
-        {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "global_step": 7}, path
-    )
+    content = {
+        "hyper_parameters": dict(module.hparams),
+        "global_step": 7,
+        "pytorch-lightning_version": "2.6.0",
+    }
+    torch.save({**content, "state_dict": module.state_dict()}, path)
     assert run("convert", path, "-o", tmp_path / "prior") == 0
     loaded = EigenPrior.from_pretrained(tmp_path / "prior")
     for name, tensor in module.model.state_dict().items():
@@ -149,7 +152,7 @@ def test_info_and_convert_of_a_training_checkpoint(
     assert run("info", path, "json=true") == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 7
     assert run("convert", path, "-o", tmp_path / "prior") == 2
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {}}, path)
+    torch.save({**content, "state_dict": {"a": torch.zeros(1)}}, path)
     assert run("convert", path, "-o", tmp_path / "other") == 2
     assert not (tmp_path / "other").exists()
 

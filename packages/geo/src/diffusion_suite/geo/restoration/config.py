@@ -65,8 +65,8 @@ class PredictConfig(RestoreKeys):
 
     mode: str = opt(
         "default",
-        "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), subspace (classical, "
-        "seconds), paper (DDS2M as published)",
+        "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), "
+        "subspace (classical, seconds), paper (DDS2M as published)",
         choices=MODES,
     )
     task: str = opt(
@@ -81,12 +81,12 @@ class PredictConfig(RestoreKeys):
     )
     mask: str | None = opt(
         None,
-        "file of the scene's size with 1 = observed, 0 = missing; one band, or one for each band of the scene",
+        "file of the scene's size with 1 = observed, 0 = missing; one band, or as many as the scene",
     )
     fill: str = opt(
         "auto",
-        "missing samples that come out filled: auto = for task complete, those of the mask and of pixels observed "
-        "in another band (the area outside the scene stays nodata); none; all = also pixels observed in no band",
+        "missing samples that come out filled: auto = for task complete, those of the mask and of pixels "
+        "observed in another band (the area outside the scene stays nodata); none; all = every pixel",
         choices=("auto", "none", "all"),
     )
     uncertainty: bool = opt(False, "also write NAME_uncertainty: the standard deviation of each sample")
@@ -123,8 +123,8 @@ class EvaluateConfig(RestoreKeys):
     before: str | None = opt(None, "the scene before restoration, for the report without a reference")
     simulate: str | None = opt(
         None,
-        "degrade the (clean) input and restore it: denoise:0.1 (noise), complete:0.3 (share observed), sr:4 (factor), "
-        "stripes:0.2 and dead:0.05 (share of columns), mixed",
+        "degrade the (clean) input and restore it: denoise:0.1 (noise), complete:0.3 (share observed), "
+        "sr:4 (factor), stripes:0.2 and dead:0.05 (share of columns), mixed",
     )
     simulate_sigma: float = opt(0.1, "noise of complete, sr, stripes and dead; each band spans [0, 1]", ge=0)
     sigma_known: bool = opt(True, "tell the restoration the simulated noise level; false = it estimates")

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_suite.core.domain import Request
 from diffusion_suite.core.errors import CheckpointError, InputError, OutputError
-from diffusion_suite.core.files import atomic_path, prepare_output
+from diffusion_suite.core.files import prepare_output
 from diffusion_suite.core.progress import say, track
 from diffusion_suite.geo.io import ARRAYS, SUFFIXES, create_scene, open_scene, sidecars
 from diffusion_suite.geo.restoration.config import ConvertConfig
@@ -75,20 +75,16 @@ def convert_training(source: Path, target: Path, overwrite: bool) -> None:
         CheckpointError: not a checkpoint of ``geo train``.
     """
     from diffusion_suite.core.training.module import read_checkpoint
-    from diffusion_suite.geo.restoration.module import EigenPriorModule
+    from diffusion_suite.geo.restoration.dds2m import load_prior
 
-    names = [target / name for name in ("model.safetensors", "config.json")]
-    content = read_checkpoint(source)
-    module = EigenPriorModule(**content.get("hyper_parameters", {}))
-    try:
-        module.load_state_dict(content["state_dict"], strict=True)
-    except RuntimeError as error:
-        problem = str(error).replace("\n", " ")[:200]
+    names = set(read_checkpoint(source)["state_dict"])
+    if not any(name.startswith("model.enter.") for name in names):
         raise CheckpointError(
-            f"{source} is not a checkpoint of geo train ({problem})", "give its last.ckpt"
-        ) from error
-    prepare_output(names, overwrite)
-    module.model.save_pretrained(target)
+            f"{source} is not a checkpoint of geo train", "give the last.ckpt of its run folder"
+        )
+    prior = load_prior(str(source))
+    prepare_output([target / name for name in ("model.safetensors", "config.json")], overwrite)
+    prior.save_pretrained(target)
 
 
 def convert_published(source: Path, target: Path, overwrite: bool) -> None:
@@ -97,9 +93,7 @@ def convert_published(source: Path, target: Path, overwrite: bool) -> None:
     Raises:
         CheckpointError: other weights, with the keys that miss.
     """
-    from safetensors.torch import save_file
-
-    from diffusion_suite.core.checkpoints import load_published
+    from diffusion_suite.core.checkpoints import load_published, save_weights
     from diffusion_suite.geo.restoration.network import VS2M
     from diffusion_suite.geo.restoration.published import from_published
 
@@ -125,9 +119,7 @@ def convert_published(source: Path, target: Path, overwrite: bool) -> None:
     merged = from_published(state, dict(network.named_parameters()), levels)
     prepare_output([target], overwrite)
     facts = {"ranks": ranks, "bands": widths[-1], "hidden": widths[:-1], "levels": vars(levels)}
-    with atomic_path(target) as temporary:
-        tensors = {name: tensor.contiguous() for name, tensor in merged.items()}
-        save_file(tensors, temporary, metadata={"format": "pt", "vs2m": json.dumps(facts)})
+    save_weights(target, merged, {"vs2m": json.dumps(facts)})
     say(f"{source}: {len(state)} tensors of {ranks} ranks matched {len(merged)} merged ones")
 
 
