@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import warnings
@@ -19,6 +20,9 @@ from rasterio.windows import Window
 from diffusion_suite.core.errors import InputError, OutputError
 from diffusion_suite.geo.io.metadata import Metadata, find_wavelengths, shared_tags
 from diffusion_suite.geo.io.scene import Scene, SceneWriter, Stored, fitting
+
+# MB of raster blocks that GDAL keeps: by default a share of the machine; scenes are read and written once.
+os.environ.setdefault("GDAL_CACHEMAX", "128")
 
 _STRUCTURAL = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "")
 _ENVI_OWN = {
@@ -180,7 +184,7 @@ class RasterWriter(SceneWriter):
             self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=path.parent)
             place = Path(self._scratch.name) / "scratch.tif"
         self._place = place
-        self._env = rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_TIFF_INTERNAL_MASK="YES")
+        self._env = rasterio.Env(GDAL_PAM_ENABLED="NO")
         try:
             with warnings.catch_warnings(), self._env:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
