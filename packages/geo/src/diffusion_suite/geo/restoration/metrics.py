@@ -1,7 +1,7 @@
 """How good a restored cube is: PSNR, SSIM, spectral angle and ERGAS against a clean one, block by block.
 
-Each band is measured on the range of its clean self: with ``low`` and ``high`` its smallest and largest clean
-value, ``u = (x - low) / (high - low)``, so that the peak is 1. Samples missing in the clean scene do not count.
+Each band is measured on the range of its clean self, ``u = (x - low) / (high - low)`` with its smallest and
+largest clean value, so that the peak is 1. Samples missing in the clean scene do not count.
 
 * PSNR of a band: ``-10 log10 mean (u' - u)^2``; the mean over bands is reported.
 * SSIM of a band: 7 x 7 uniform window, data range 1 (scikit-image); the mean over bands is reported.
