@@ -1,7 +1,7 @@
 """An untrained network fitted to the one cube at hand: what DDS2M (Miao et al., ICCV 2023) does, cheaper.
 
 As there, a cube is a sum of images times spectra, the images come from an untrained encoder-decoder, and
-nothing but the degraded cube is needed. What differs was measured to give less error in less time:
+nothing but the degraded cube is needed. What differs gives, taken together, less error in less time:
 
 - The spectra are those of the signal's subspace instead of being fitted from noise.
 - One network makes all images, and sees what was measured instead of fixed noise: the eigen-images that a
