@@ -9,6 +9,7 @@ from diffusion_suite.core.inverse.operators import (
     SpectralOperator,
     conjugate_gradients,
 )
+from diffusion_suite.core.inverse.plug_and_play import plug_and_play
 from diffusion_suite.core.inverse.resampling import (
     BicubicDownsampling,
     Factor,
@@ -32,5 +33,6 @@ __all__ = [
     "conjugate_gradients",
     "ddrm_start",
     "ddrm_transition",
+    "plug_and_play",
     "vamp",
 ]

@@ -107,7 +107,10 @@ def vamp(
         if callback is not None:
             callback({"step": step, "x0": x0, "sigma": sigma})
         own = precision * (1 / slope - 1)
-        told, own = torch.lerp(told, own.clamp_min(0.5 * prior_precision), share), own.clamp_min(0.5 * prior_precision)
+        told, own = (
+            torch.lerp(told, own.clamp_min(0.5 * prior_precision), share),
+            own.clamp_min(0.5 * prior_precision),
+        )
         mean = torch.lerp(mean, x0 + measured * (x0 - pseudo) * precision / own, share)
     divergence = slope.expand(shape) if smooth is None else smooth(local)
     posterior = torch.minimum(sigma**2 * divergence.clamp(1e-6, 1), variance)

@@ -1,8 +1,9 @@
-"""The prior fitted to one scene without a clean one, stopped by withheld samples: the idea of DDS2M with a head start.
+"""The prior fitted to one scene without a clean one, stopped by withheld samples: the idea of DDS2M with a
+head start.
 
-Recorrupted-to-recorrupted training (Pang et al., CVPR 2021): from a pseudo-measurement r = x0 + sigma n two with
-independent noise are made, r + a sigma m and r - sigma m / a with fresh m ~ N(0, I). Regressing the second on the
-first has the same minimiser as regressing the clean images.
+Recorrupted-to-recorrupted training (Pang et al., CVPR 2021): from a pseudo-measurement r = x0 + sigma n two
+with independent noise are made, r + a sigma m and r - sigma m / a with fresh m ~ N(0, I). Regressing the
+second on the first has the same minimiser as regressing the clean images.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_suite.core.training.averaging import MovingAverage
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
 from diffusion_suite.geo.restoration.eigen_solver import EigenImages
 from diffusion_suite.geo.restoration.noise import Flags, Values
 
 RECORRUPTION = 0.5
+AVERAGE = 0.95
 PATCH = 128
 MEASURED = 1e3
 """Noise levels above this belong to pixels that were not measured."""
@@ -74,9 +77,8 @@ def adapt(
     width = min(prior.channels, found.pseudo.shape[1])
     scale = torch.from_numpy(found.subspace.deviation[:width])[None].to(found.pseudo)
     network = copy.deepcopy(prior).train()
-    average = copy.deepcopy(prior)
-    best, log = copy.deepcopy(prior.state_dict()), AdaptLog()
-    log.errors[0] = _check(average, found, scale, withheld, width)
+    average = MovingAverage(network, AVERAGE)
+    log = AdaptLog({0: _check(prior, found, scale, withheld, width)})
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     for step in range(1, steps + 1):
         r, sigma = _crop(found.pseudo[:, :width], found.sigma[:, :width], generator)
@@ -84,19 +86,24 @@ def adapt(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        _follow(average, network, min(0.95, step / (step + 10)))
+        average.update()
         if step % check_every == 0:
-            log.errors[step] = _check(average, found, scale, withheld, width)
+            log.errors[step] = _check(average.network, found, scale, withheld, width)
             if log.errors[step] < log.errors[log.best]:
-                log.best, best = step, copy.deepcopy(average.state_dict())
+                log.best = step
+                average.keep()
             if step - log.best >= 3 * check_every:
                 break
-    average.load_state_dict(best)
-    return average.eval(), log
+    return average.best(), log
 
 
 def _recorrupted_loss(
-    network: EigenPrior, r: Tensor, sigma: Tensor, scale: Tensor, generator: torch.Generator, dtype: torch.dtype
+    network: EigenPrior,
+    r: Tensor,
+    sigma: Tensor,
+    scale: Tensor,
+    generator: torch.Generator,
+    dtype: torch.dtype,
 ) -> Tensor:
     measured = sigma < MEASURED
     noise = torch.where(measured, sigma, 0.0) * torch.randn(r.shape, generator=generator, device=r.device)
@@ -131,15 +138,11 @@ def _crop(r: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def _follow(average: EigenPrior, network: EigenPrior, decay: float) -> None:
-    for kept, new in zip(average.parameters(), network.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
-
-
-@torch.no_grad()
 def _check(network: EigenPrior, found: EigenImages, scale: Tensor, withheld: Withheld, width: int) -> float:
     scores = found.scores.clone()
-    scores[:, :width] = _apply(network, found.pseudo[:, :width], found.sigma[:, :width].expand_as(scores[:, :width]), scale)
+    scores[:, :width] = _apply(
+        network, found.pseudo[:, :width], found.sigma[:, :width].expand_as(scores[:, :width]), scale
+    )
     loadings = torch.from_numpy(found.subspace.loadings).to(scores)
     values = (scores[0].flatten(1).T @ loadings.T).reshape(*scores.shape[-2:], -1)
     return withheld.error(values.cpu().numpy())

@@ -16,7 +16,13 @@ from diffusion_suite.core.progress import track
 from diffusion_suite.core.seeding import numpy_generator
 from diffusion_suite.geo.io import open_scene
 from diffusion_suite.geo.restoration.eigen_prior import WEAKEST
-from diffusion_suite.geo.restoration.scenes import Image, eigen_images, eigen_scene, photographs, random_fields
+from diffusion_suite.geo.restoration.scenes import (
+    Image,
+    eigen_images,
+    eigen_scene,
+    photographs,
+    random_fields,
+)
 
 SIDE = 160
 """Side of a procedural scene in pixels."""
@@ -38,7 +44,9 @@ class EigenStacks(Dataset[dict[str, Tensor]]):
 
     def __init__(self, scenes: Sequence[tuple[Image, Image]], patch: int, seed: int) -> None:
         if not scenes:
-            raise InputError("no training scene", "give scenes=1200 (procedural) or data=FOLDER of GeoTIFF scenes")
+            raise InputError(
+                "no training scene", "give scenes=1200 (procedural) or data=FOLDER of GeoTIFF scenes"
+            )
         self.scenes = [(stack.astype(np.float16), profile) for stack, profile in scenes]
         self.patch, self.seed = patch, seed
 
@@ -75,7 +83,10 @@ class ValidationStacks(Dataset[dict[str, Tensor]]):
 
 
 def _noise_levels(rng: np.random.Generator, side: int) -> Image:
-    """Noise deviation of each pixel: mostly 1 everywhere, else uneven, or with lines, pixels or patches missing."""
+    """Noise deviation of each pixel.
+
+    Mostly 1 everywhere, else uneven, or with lines, pixels or patches missing.
+    """
     level = np.ones((side, side), np.float32)
     kind = rng.random()
     if kind < 0.5:
@@ -99,7 +110,10 @@ def _noise_levels(rng: np.random.Generator, side: int) -> Image:
 
 
 def _signal_to_noise(rng: np.random.Generator, profile: Image, channels: int) -> tuple[Image, Image]:
-    """Deviations of the channels in units of the noise: the scene's own profile, sharpened or flattened, or a power law."""
+    """Deviations of the channels in units of the noise.
+
+    The scene's own profile, sharpened or flattened, or a power law.
+    """
     if rng.random() < 0.5:
         relative = profile ** rng.uniform(0.6, 1.6)
     else:

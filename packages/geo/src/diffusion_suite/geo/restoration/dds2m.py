@@ -1,9 +1,12 @@
-"""DDS2M: restoration of one hyperspectral cube, by fitting a diffusion model to it or from a pretrained prior."""
+"""DDS2M.
+
+Restoration of one hyperspectral cube, by fitting a diffusion model to it or from a pretrained prior.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,13 +15,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from diffusion_suite.core.errors import InputError
-from diffusion_suite.core.seeding import generator, numpy_generator
+from diffusion_suite.core.seeding import generator, key, numpy_generator
 from diffusion_suite.geo.restoration.adapt import Withheld, adapt
 from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
 from diffusion_suite.geo.restoration.eigen_solver import EigenImages, enlarge, solve, with_scores
-from diffusion_suite.geo.restoration.measurement import SMALLEST_NOISE, Whitened, clean_measurement, signal_subspace
+from diffusion_suite.geo.restoration.measurement import (
+    SMALLEST_NOISE,
+    Subspace,
+    Whitened,
+    clean_measurement,
+    signal_subspace,
+)
 from diffusion_suite.geo.restoration.noise import Flags, Values
+from diffusion_suite.geo.restoration.paper import PUBLISHED, PUBLISHED_RANK, restore_paper
 from diffusion_suite.geo.restoration.statistics import SceneStatistics, gather
 
 Mode = Literal["default", "prior", "subspace", "paper"]
@@ -46,15 +56,17 @@ class Restoration:
 
 
 class DDS2M:
-    """Restores hyperspectral cubes of any size: noise, missing samples, dead lines and stripes, low resolution.
+    """Restores hyperspectral cubes of any size: noise, missing samples, dead lines and stripes, low
+    resolution.
 
     Args:
-        mode: `default` (the prior fitted to the scene, best measured), `prior` (pretrained eigen-image prior, no
-            fitting), `subspace` (classical: low-rank spectra and wavelets), `paper` (DDS2M as published).
+        mode: `default` (the prior fitted to the scene, best measured), `prior` (pretrained eigen-image prior,
+            no fitting), `subspace` (classical: low-rank spectra and wavelets), `paper` (DDS2M as published).
         rank: dimension of the spectral subspace; None = estimated from the scene (10 for `paper`).
-        steps: Adam steps of the fit at most (`default`), diffusion steps (`paper`); None = the mode's own number.
-        runs: views (turned and mirrored) averaged by `prior` and `default`, at most 8; independent runs averaged by
-            `paper`. None = the mode's own number.
+        steps: Adam steps of the fit at most (`default`), diffusion steps (`paper`); None = the mode's own
+            number.
+        runs: views (turned and mirrored) averaged by `prior` and `default`, at most 8; independent runs
+            averaged by `paper`. None = the mode's own number.
         weights: of the prior: "starter", a folder, a hub id, or a Lightning `last.ckpt`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto" (bf16 on CUDA, else 32), "32", "bf16", "16".
@@ -144,27 +156,36 @@ class DDS2M:
     def _restore(
         self, measured: Whitened, task: str, factor: int, seed: int, refine: bool, log: dict[str, Any]
     ) -> tuple[Values, Values]:
+        if self.mode == "paper":
+            return self._paper(measured, task, factor, seed, log)
         measured, found = clean_measurement(measured, self.rank)
         log.update(found)
-        restored, log["rank"] = self._solve(measured, task, factor, seed, refine, log)
+        restored = self._solve(measured, task, factor, seed, refine, log)
+        log["rank"] = restored.subspace.rank
         spread = restored.deviation() * self._calibration(measured, seed, refine, log)
         log["noise"] = restored.data.noise.tolist()
         return restored.values(), spread
 
     def _solve(
         self, measured: Whitened, task: str, factor: int, seed: int, refine: bool, log: dict[str, Any]
-    ) -> tuple[EigenImages, int]:
+    ) -> EigenImages:
         with torch.no_grad():
             quick, best = self._stacks(self.prior if self.mode != "subspace" else None)
-            found = self._eigen_images(measured, quick, seed, refine)
-        if self.mode == "default" and factor == 1:
-            best = self._fitted_stack(measured, quick, seed, refine, log)
+            start = signal_subspace(measured, self.rank)
+            if self.mode != "default" or factor > 1:
+                found = self._eigen_images(measured, start, quick, seed, refine)
+                return enlarge(found, best, factor) if factor > 1 else with_scores(found, best)
+            hidden = hold_out(measured, seed)
+            found = self._eigen_images(measured.hide(hidden), start, quick, seed, refine)
+        whole = found.data.like(measured)
+        judge = Withheld(hidden, whole.values[hidden])
+        prior, fit = adapt(
+            self.prior, found, judge, self.steps or 200, generator(seed, "fit"), dtype=self.dtype
+        )
+        log["fit"] = {"withheld_error": fit.errors, "best_step": fit.best}
         with torch.no_grad():
-            if factor > 1:
-                return enlarge(found, best, factor), found.subspace.rank
-            if not measured.complete and self.mode == "default":
-                found = self._eigen_images(measured, best, seed, refine)
-            return with_scores(found, best), found.subspace.rank
+            quick, best = self._stacks(prior)
+            return with_scores(self._eigen_images(whole, found.subspace, quick, seed, False, rounds=0), best)
 
     def _stacks(self, prior: EigenPrior | None) -> tuple[Stack, Stack]:
         """The denoiser of the iterations and that of the last step."""
@@ -172,25 +193,69 @@ class DDS2M:
             return ClassicalStack(1), ClassicalStack(2)
         return PriorStack(prior, 1, self.dtype), PriorStack(prior, self.runs or 8, self.dtype)
 
-    def _eigen_images(self, measured: Whitened, stack: Stack, seed: int, refine: bool) -> EigenImages:
-        subspace = signal_subspace(measured, self.rank)
-        return solve(measured, subspace, stack, 4, 2, generator(seed, "probes"), self.device, refine)
-
-    def _fitted_stack(self, measured: Whitened, quick: Stack, seed: int, refine: bool, log: dict[str, Any]) -> Stack:
-        with torch.no_grad():
-            hidden = hold_out(measured, seed)
-            found = self._eigen_images(measured.hide(hidden), quick, seed, refine)
-        factor = found.data.noise / measured.noise
-        truth = ((measured.values - (found.data.mean - measured.mean) / measured.noise) / factor)[hidden]
-        prior, fit = adapt(
-            self.prior, found, Withheld(hidden, truth), self.steps or 200, generator(seed, "fit"), dtype=self.dtype
-        )
-        log["fit"] = {"errors": fit.errors, "best": fit.best}
-        return self._stacks(prior)[1]
+    def _eigen_images(
+        self, measured: Whitened, start: Subspace, stack: Stack, seed: int, refine: bool, rounds: int = 2
+    ) -> EigenImages:
+        return solve(measured, start, stack, 4, rounds, generator(seed, "probes"), self.device, refine)
 
     def _calibration(self, measured: Whitened, seed: int, refine: bool, log: dict[str, Any]) -> float:
-        """Factor on the standard deviation: error found on withheld samples of a crop over the predicted one."""
-        return 1.0
+        """Factor on the standard deviation.
+
+        Error found on withheld samples of a crop over the predicted one.
+        """
+        crop = measured.middle(CALIBRATION_SIDE)
+        hidden = hold_out(crop, seed)
+        if hidden.sum() < 50:
+            return 1.0
+        with torch.no_grad():
+            quick, _ = self._stacks(self.prior if self.mode != "subspace" else None)
+            start = signal_subspace(crop, self.rank)
+            found = self._eigen_images(crop.hide(hidden), start, quick, seed, refine)
+        truth = found.data.like(crop).values[hidden]
+        judge = Withheld(hidden, truth)
+        error = judge.error(found.fitted()) - 1
+        predicted = float(np.mean((found.deviation() / found.data.noise)[hidden] ** 2))
+        factor = float(np.clip(np.sqrt(max(error, 0) / max(predicted, 1e-12)), 0.5, 3))
+        log["calibration"] = {"withheld_error": max(error, 0.0), "predicted": predicted, "factor": factor}
+        return factor
+
+    def _paper(
+        self, measured: Whitened, task: str, factor: int, seed: int, log: dict[str, Any]
+    ) -> tuple[Values, Values]:
+        """The published recipe; independent runs are averaged, their spread is the uncertainty (0 for one
+        run).
+
+        It works on values in [0, 1] and clips to them: bands that leave [-0.5, 1.5] are scaled by their 0.1
+        and 99.9 per cent quantiles first.
+        """
+        cube = np.where(measured.observed, measured.back(measured.values), np.nan)
+        low, high = (np.nanpercentile(cube, share, axis=(0, 1)) for share in (0.1, 99.9))
+        nominal = bool((low > -0.5).all() and (high < 1.5).all() and (high > 0.5).any())
+        low, span = (0.0, 1.0) if nominal else (low, np.maximum(high - low, 1e-12))
+        settings = PUBLISHED[task]
+        if self.steps is not None:
+            settings = replace(settings, steps=self.steps, start=max(self.steps // 2, 1))
+        unit = torch.from_numpy(((cube - low) / span).astype(np.float32))
+        level = torch.from_numpy(np.broadcast_to(measured.noise / span, unit.shape[-1:]).astype(np.float32))
+        runs = [
+            restore_paper(
+                unit,
+                task,  # type: ignore[arg-type]
+                sigma=level,
+                factor=factor if factor > 1 else None,
+                seed=key(seed, "run", run) if run else seed,
+                settings=settings,
+                rank=self.rank or PUBLISHED_RANK,
+                device=self.device,
+            )
+            for run in range(self.runs or 1)
+        ]
+        cubes = np.stack([run.cpu().numpy() for run, _ in runs])
+        log.update(
+            rank=self.rank or PUBLISHED_RANK, loss=runs[0][1].get("loss", []), noise=measured.noise.tolist()
+        )
+        mean, spread = cubes.mean(0) * span + low, cubes.std(0) * span
+        return mean.astype(np.float32), np.broadcast_to(spread, mean.shape).astype(np.float32)
 
 
 def hold_out(measured: Whitened, seed: int) -> Flags:
@@ -279,11 +344,15 @@ def check_sigma(sigma: float | ArrayLike | None, bands: int) -> NDArray[np.float
     if levels.ndim > 1 or levels.size not in (1, bands):
         raise InputError(f"sigma of shape {levels.shape} for {bands} bands", "give one number, or one a band")
     if not (np.isfinite(levels).all() and (levels >= 0).all()):
-        raise InputError(f"sigma={sigma} is not a noise level", "give a number of 0 or more, or none to estimate it")
+        raise InputError(
+            f"sigma={sigma} is not a noise level", "give a number of 0 or more, or none to estimate it"
+        )
     return np.broadcast_to(levels.reshape(-1), (bands,)).copy()
 
 
-def _with_unusable(inner: Values, spread: Values, usable: Flags, values: Values, observed: Flags) -> tuple[Values, Values]:
+def _with_unusable(
+    inner: Values, spread: Values, usable: Flags, values: Values, observed: Flags
+) -> tuple[Values, Values]:
     """Bands that were not restored: constant ones keep their value, those without a sample are NaN."""
     shape = (*inner.shape[:2], values.shape[-1])
     cube, uncertainty = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)

@@ -1,12 +1,12 @@
 """Denoisers of eigen-images behind one view: the pretrained prior, and a classical one without a network.
 
-Both take stacks of any number of channels in units of the noise and are used as `core.schedulers.Denoiser`s on the
-path whose time is the noise level.
+Both take stacks of any number of channels in units of the noise and are used as `core.schedulers.Denoiser`s
+on the path whose time is the noise level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import pywt
@@ -14,18 +14,47 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
+from diffusion_suite.core.inverse import BicubicDownsampling, plug_and_play
+from diffusion_suite.core.schedulers import EDM, Denoiser
 from diffusion_suite.geo.restoration.eigen_prior import WEAKEST, EigenPrior
 from diffusion_suite.geo.restoration.noise import Flags, Values
 
 GUIDES = 2
 """Strong channels that go along with each further group of weak ones, so that their edges guide it."""
 
-UNKNOWN = 30.0
-"""Noise levels above this many deviations of the signal belong to missing pixels."""
+ENLARGING_STEPS = 12
+LAST_LEVEL = 0.3
+"""Steps of super-resolution and its last noise level, in noise levels of the measurement."""
 
-Stack = Callable[..., Tensor]
+UNMEASURED = 1e3
+"""Noise levels above this many deviations of the signal belong to pixels that were not measured."""
+
+
+class Stack(Protocol):
+    """A denoiser of eigen-images."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
+        """Clean stack.
+
+        Args:
+            x: noisy stack (1, rank, rows, columns).
+            sigma: noise level, broadcastable to x; huge where not measured.
+            scale: (1, rank) standard deviation of the clean channels.
+        """
+        ...
+
+    def enlarge(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
+        """Stack `factor` times as large.
+
+        Args:
+            measured: small noisy stack, unit noise.
+            clean: the same denoised.
+            scale: (1, rank).
+            factor: 2 or more.
+        """
+        ...
 
 
 class PriorStack:
@@ -40,9 +69,26 @@ class PriorStack:
     def __init__(self, prior: EigenPrior, turns: int = 1, dtype: torch.dtype = torch.float32) -> None:
         self.prior, self.turns, self.dtype = prior, turns, dtype
 
-    def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int = 1) -> Tensor:
-        """Clean stack of x (1, rank, rows, columns) with a noise level each channel or entry."""
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(1, x.shape[1], *_map_shape(sigma, x))
+    def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
+        """Clean stack, see `Stack`."""
+        return self._averaged(x, sigma, scale, 1)
+
+    def enlarge(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
+        """Proximal plug-and-play from the pseudo-inverse of the denoised small stack, the levels falling from
+        a third of the strongest channel's deviation to a third of the noise.
+        """
+        rows, columns = measured.shape[2] * factor, measured.shape[3] * factor
+        operator = BicubicDownsampling(factor, rows, columns, measured.shape[1]).to(measured.device)
+        first = max(0.35 * float(scale.max()), 2 * LAST_LEVEL)
+        levels = np.geomspace(first, LAST_LEVEL, ENLARGING_STEPS).tolist()
+        start = operator.pinv(clean)
+        quick = Denoiser(PriorStack(self.prior, 1, self.dtype), EDM(), "x0")
+        fitted = plug_and_play(quick, operator, measured, 1.0, levels, start, scale=scale)
+        return self(fitted, torch.full_like(scale, LAST_LEVEL)[:, :, None, None], scale)
+
+    def _averaged(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        sigma = sigma.expand(1, x.shape[1], *_map_shape(sigma, x))
         total = torch.zeros_like(x)
         for turn in range(self.turns):
             output = self._groups(_turned(x, turn), _turned(sigma, turn), scale, factor)
@@ -78,16 +124,27 @@ class ClassicalStack:
         self.shifts = shifts
 
     def __call__(self, x: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
-        """Clean stack of x (1, rank, rows, columns)."""
-        level = torch.as_tensor(sigma, dtype=x.dtype).expand(1, x.shape[1], *_map_shape(sigma, x)).cpu().numpy()[0]
+        """Clean stack, see `Stack`."""
+        level = (
+            torch.as_tensor(sigma, dtype=x.dtype)
+            .expand(1, x.shape[1], *_map_shape(sigma, x))
+            .cpu()
+            .numpy()[0]
+        )
         images = x[0].cpu().numpy()
         out = np.empty_like(images)
         for channel, (image, deviation) in enumerate(zip(images, scale[0].tolist(), strict=True)):
-            missing = level[channel] > UNKNOWN * deviation
-            typical = float(np.median(level[channel][~missing])) if not missing.all() else deviation
+            missing = level[channel] > UNMEASURED * deviation
+            if deviation <= WEAKEST or missing.all():
+                out[channel] = 0
+                continue
             filled = _filled(image, ~missing) if missing.any() else image
-            out[channel] = self._wavelets(filled, min(typical, UNKNOWN * deviation))
+            out[channel] = self._wavelets(filled, float(np.median(level[channel][~missing])))
         return torch.from_numpy(out)[None].to(x)
+
+    def enlarge(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
+        """The denoised small stack interpolated by cubic convolution."""
+        return interpolate(clean, scale_factor=factor, mode="bicubic", align_corners=False)
 
     def _wavelets(self, image: np.ndarray, sigma: float) -> np.ndarray:
         if min(image.shape) < 8:
@@ -98,7 +155,12 @@ class ClassicalStack:
             for column in range(self.shifts):
                 rolled = np.roll(image, (row, column), (0, 1))
                 clean = denoise_wavelet(
-                    rolled, sigma=sigma, wavelet="db2", method="BayesShrink", mode="soft", wavelet_levels=depth
+                    rolled,
+                    sigma=sigma,
+                    wavelet="db2",
+                    method="BayesShrink",
+                    mode="soft",
+                    wavelet_levels=depth,
                 )
                 total += np.roll(clean, (-row, -column), (0, 1))
         return total / self.shifts**2
@@ -116,8 +178,8 @@ def _filled(image: Values, known: Flags) -> Values:
     return np.asarray(filled, np.float32)
 
 
-def _map_shape(sigma: Tensor | float, x: Tensor) -> tuple[int, int]:
-    has_map = isinstance(sigma, Tensor) and sigma.ndim == 4 and sigma.shape[-1] > 1
+def _map_shape(sigma: Tensor, x: Tensor) -> tuple[int, int]:
+    has_map = sigma.ndim == 4 and sigma.shape[-1] > 1
     return (x.shape[2], x.shape[3]) if has_map else (1, 1)
 
 

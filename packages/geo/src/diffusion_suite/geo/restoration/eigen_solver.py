@@ -1,4 +1,7 @@
-"""Restoration in the spectral subspace: eigen-images from a masked, noisy or downsampled cube and a denoiser of them."""
+"""Restoration in the spectral subspace.
+
+Eigen-images from a masked, noisy or downsampled cube and a denoiser of them.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from diffusion_suite.core.inverse import BicubicDownsampling, vamp
+from diffusion_suite.core.inverse import vamp
 from diffusion_suite.core.schedulers import EDM, Denoiser
-from diffusion_suite.geo.restoration.eigen_denoising import Stack
+from diffusion_suite.geo.restoration.eigen_denoising import UNMEASURED, Stack
 from diffusion_suite.geo.restoration.measurement import Subspace, SubspaceEstimator, Whitened, refit_subspace
 from diffusion_suite.geo.restoration.noise import Values
 
@@ -35,9 +38,13 @@ class EigenImages:
     pseudo: Tensor
     sigma: Tensor
 
+    def fitted(self) -> Values:
+        """(rows, columns, bands) in units of the noise."""
+        return _to_bands(self.scores, self.subspace.loadings)
+
     def values(self) -> Values:
         """(rows, columns, bands) in the cube's own unit."""
-        return self.data.back(_to_bands(self.scores, self.subspace.loadings))
+        return self.data.back(self.fitted())
 
     def deviation(self) -> Values:
         """(rows, columns, bands) posterior standard deviation in the cube's own unit, not yet calibrated."""
@@ -46,8 +53,7 @@ class EigenImages:
 
     def residual(self) -> Values:
         """Observed minus restored in units of the noise, 0 where missing."""
-        fitted = _to_bands(self.scores, self.subspace.loadings)
-        return np.where(self.data.observed, self.data.values - fitted, 0)
+        return np.where(self.data.observed, self.data.values - self.fitted(), 0)
 
 
 def solve(
@@ -67,7 +73,6 @@ def solve(
     """
     if data.complete:
         return _exchange(data, subspace, stack, 1, generator, device)
-    found = None
     for _ in range(rounds):
         found = _exchange(data, subspace, stack, steps, generator, device)
         if refine_noise:
@@ -78,18 +83,15 @@ def solve(
 
 
 def enlarge(small: EigenImages, stack: Stack, factor: int) -> EigenImages:
-    """Eigen-images `factor` times as large: the network's posterior mean given the small ones.
+    """Eigen-images `factor` times as large.
 
-    Small ones that lack pixels enter with their restored values there. The variance is that of the small ones,
-    enlarged, and the energy of the detail that was added to them.
+    Small ones that lack pixels enter with their restored values there. The variance is that of the small
+    ones, enlarged, and the energy of the detail that was added to them.
     """
-    filled = torch.where(small.sigma < 1e3, small.pseudo, small.scores)
-    rows, columns = filled.shape[-2] * factor, filled.shape[-1] * factor
-    operator = BicubicDownsampling(factor, rows, columns, filled.shape[1]).to(filled.device)
-    scale = torch.from_numpy(small.subspace.deviation)[None].to(filled)
-    back = factor**2 * operator.adjoint(filled)
-    scores = stack(back, torch.ones_like(scale), scale, factor)
-    smooth = factor**2 * operator.adjoint(small.scores)
+    scale = torch.from_numpy(small.subspace.deviation)[None].to(small.scores)
+    filled = torch.where(small.sigma < UNMEASURED * scale[:, :, None, None], small.pseudo, small.scores)
+    scores = stack.enlarge(filled, small.scores, scale, factor)
+    smooth = interpolate(small.scores, scale_factor=factor, mode="bicubic")
     detail = blurred((scores - smooth).square(), 2 * factor + 1)
     variance = interpolate(small.variance, scale_factor=factor, mode="bilinear") + detail
     return replace(small, scores=scores, variance=variance)
@@ -108,7 +110,12 @@ def blurred(x: Tensor, side: int) -> Tensor:
 
 
 def _exchange(
-    data: Whitened, subspace: Subspace, stack: Stack, steps: int, generator: torch.Generator, device: torch.device
+    data: Whitened,
+    subspace: Subspace,
+    stack: Stack,
+    steps: int,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> EigenImages:
     estimator = SubspaceEstimator(data, subspace, device)
     scale = torch.from_numpy(subspace.deviation)[None].to(device)
@@ -126,7 +133,10 @@ def _exchange(
 
 
 def _noise_correction(found: EigenImages) -> Values:
-    """Factor (bands,) on the noise levels: for a posterior mean, E residual^2 = noise^2 - posterior variance."""
+    """Factor (bands,) on the noise levels.
+
+    For a posterior mean, E residual^2 = noise^2 - posterior variance.
+    """
     explained = _to_bands(found.variance, found.subspace.loadings**2)
     energy = np.where(found.data.observed, found.residual() ** 2 + explained, 0).sum((0, 1))
     count = np.maximum(found.data.observed.sum((0, 1)), 1)

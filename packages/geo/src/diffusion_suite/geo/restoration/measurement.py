@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from diffusion_suite.geo.restoration.noise import Flags, Values, dead_lines, impulses, stripe_offsets
+from diffusion_suite.geo.restoration.eigen_prior import WEAKEST
+from diffusion_suite.geo.restoration.noise import (
+    Flags,
+    Values,
+    dead_lines,
+    impulses,
+    imputed,
+    isolated,
+    stripe_offsets,
+)
+
+DENSE = 0.7
+"""Share of observed samples from which a cube counts as noisy rather than as full of holes."""
 
 SMALLEST_NOISE = 1e-3
 """Noise level, as a share of a band's standard deviation, below which it is not trusted."""
@@ -32,7 +44,7 @@ class Whitened:
     noise: Values
 
     @classmethod
-    def of(cls, cube: Values, observed: Flags, mean: NDArray[np.float64], noise: Values) -> Whitened:
+    def of(cls, cube: Values, observed: Flags, mean: NDArray[np.floating], noise: Values) -> Whitened:
         values = np.where(observed, (cube - mean) / noise, 0).astype(np.float32)
         return cls(values, observed, mean.astype(np.float32), noise.astype(np.float32))
 
@@ -52,6 +64,18 @@ class Whitened:
     def rescale(self, factor: Values) -> Whitened:
         """The same with the noise of each band `factor` times as large."""
         return replace(self, values=self.values / factor, noise=self.noise * factor)
+
+    def middle(self, side: int) -> Whitened:
+        """The central crop of at most `side` pixels a side."""
+        rows, columns = self.values.shape[:2]
+        top, left = max(0, (rows - side) // 2), max(0, (columns - side) // 2)
+        window = (slice(top, top + side), slice(left, left + side))
+        return replace(self, values=self.values[window], observed=self.observed[window])
+
+    def like(self, original: Whitened) -> Whitened:
+        """The samples of another state of the same measurement in the units of this one."""
+        cube = original.back(original.values)
+        return Whitened.of(cube, original.observed, self.mean, self.noise)
 
     def back(self, values: Values) -> Values:
         """Values in units of the noise, taken back to the cube's own unit."""
@@ -76,27 +100,42 @@ class Subspace:
 
 
 def signal_subspace(data: Whitened, rank: int | None, smallest: int = 8, largest: int = 24) -> Subspace:
-    """Principal subspace of the signal: eigenvectors of the covariance, noise energy taken off.
+    """Principal subspace of the signal: eigenvectors of the covariance, with the noise's part in the energies
+    removed.
 
-    The rank is the number of eigenvalues above the noise edge (1 + sqrt(bands / pixels))^2 of Marchenko and Pastur,
-    at least `smallest` and at most `largest`. With samples missing, each band is first filled by a normalised
-    Gaussian of 1.5 pixels, whose averaging leaves little noise.
+    The rank is the number of eigenvalues above the noise edge (1 + sqrt(bands / pixels))^2 of Marchenko and
+    Pastur, at least `smallest` and at most `largest`. Missing samples are first filled by a normalised
+    Gaussian of 1.5 pixels; where most are missing, all samples are, as its averaging leaves little noise, and
+    the rank is `smallest`.
     """
     bands = data.values.shape[-1]
+    dense = data.observed.mean() >= DENSE
     if data.complete:
         pixels = data.values[data.observed[..., 0]]
-        noise_energy = 1.0
     else:
-        pixels = smooth_fill(data).reshape(-1, bands)
-        noise_energy = 0.0
+        filled = smooth_fill(data)
+        pixels = (np.where(data.observed, data.values, filled) if dense else filled).reshape(-1, bands)
     pixels = pixels - pixels.mean(0)
     energy, vectors = np.linalg.eigh(pixels.T.astype(np.float64) @ pixels / len(pixels))
     energy, vectors = energy[::-1], vectors[:, ::-1]
-    edge = (1 + np.sqrt(bands / max(len(pixels), 1))) ** 2
-    above = int((energy > edge).sum())
-    kept = min(rank or max(smallest, min(above, largest)), bands)
-    deviation = np.sqrt(np.maximum(energy[:kept] - noise_energy, 1e-3))
+    if dense:
+        energy = _spike_energy(energy, bands / len(pixels))
+        smallest = max(smallest, min(int((energy > 0).sum()), largest))
+    kept = min(rank or smallest, bands)
+    deviation = np.sqrt(np.maximum(energy[:kept], WEAKEST**2))
     return Subspace(vectors[:, :kept].astype(np.float32), deviation.astype(np.float32))
+
+
+def _spike_energy(eigenvalues: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
+    """Signal energies under sample eigenvalues of signal plus unit noise, 0 for those that noise alone
+    explains.
+
+    Inverts lambda = (1 + e)(1 + ratio / e), the limit of the spiked covariance model (Baik and Silverstein
+    2006).
+    """
+    centred = eigenvalues - 1 - ratio
+    root = np.sqrt(np.maximum(centred**2 - 4 * ratio, 0))
+    return np.where(centred > 2 * np.sqrt(ratio), (centred + root) / 2, 0.0)
 
 
 def smooth_fill(data: Whitened, radius: float = 1.5) -> Values:
@@ -116,19 +155,26 @@ def smooth_fill(data: Whitened, radius: float = 1.5) -> Values:
 def clean_measurement(data: Whitened, rank: int | None) -> tuple[Whitened, dict[str, float]]:
     """Take out what is no Gaussian noise: dead lines and impulses become missing, stripes are subtracted.
 
-    Returns the measurement and what was found: shares of dead and impulse samples, of striped columns and rows.
+    Returns the measurement and what was found: shares of dead and impulse samples, of striped columns and
+        rows.
     """
     dead = dead_lines(data.values, data.observed)
     data = data.hide(dead)
     found = {"dead": float(dead.mean()), "impulses": 0.0, "striped_columns": 0.0, "striped_rows": 0.0}
     if data.values.shape[-1] < 4 or min(data.values.shape[:2]) < 16 or data.observed.mean() < 0.6:
         return data, found
+    alone = isolated(data.values, data.observed)
+    if alone.any():
+        data, found["impulses"] = data.hide(alone), float(alone.mean())
     for _ in range(3):
-        subspace = signal_subspace(data, rank, smallest=min(8, data.values.shape[-1] // 3), largest=data.values.shape[-1] // 2)
+        subspace = signal_subspace(
+            data, rank, smallest=min(8, data.values.shape[-1] // 3), largest=data.values.shape[-1] // 2
+        )
         spectra = subspace.loadings
-        columns = stripe_offsets(data.values, data.observed, spectra)
-        rows = stripe_offsets(data.values.swapaxes(0, 1), data.observed.swapaxes(0, 1), spectra)
-        outliers = impulses(data.values, data.observed, spectra)
+        values = imputed(data.values, data.observed, spectra)
+        columns = stripe_offsets(values, data.observed)
+        rows = stripe_offsets(values.swapaxes(0, 1), data.observed.swapaxes(0, 1))
+        outliers = impulses(values, data.observed, spectra)
         found["striped_columns"] = max(found["striped_columns"], float((columns != 0).any(-1).mean()))
         found["striped_rows"] = max(found["striped_rows"], float((rows != 0).any(-1).mean()))
         found["impulses"] += float(outliers.mean())
@@ -175,7 +221,8 @@ class SubspaceEstimator:
 
 
 def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Subspace, Values, Tensor]:
-    """Spectra and means that explain the observed samples best, given the eigen-images (one step of alternating least squares).
+    """Spectra and means that explain the observed samples best, given the eigen-images (one step of
+    alternating least squares).
 
     Args:
         data: the measurement.
@@ -183,8 +230,8 @@ def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Su
         variance: same shape, their posterior variance.
 
     Returns:
-        The new subspace, the change of the band means (bands,) in units of the noise, and the scores turned into
-        the new subspace, with zero mean.
+        The new subspace, the change of the band means (bands,) in units of the noise, and the scores turned
+        into the new subspace, with zero mean.
     """
     rank, bands = scores.shape[1], data.values.shape[-1]
     pixels = scores[0].flatten(1).T.double()
@@ -194,7 +241,7 @@ def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Su
     values = torch.from_numpy(data.values).reshape(-1, bands).double()
     outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     normal = (mask.T @ outer).reshape(bands, rank + 1, rank + 1)
-    spread = (mask.T @ variance[0].flatten(1).T.double())
+    spread = mask.T @ variance[0].flatten(1).T.double()
     normal[:, :rank, :rank] += torch.diag_embed(spread) + torch.eye(rank)
     solution = torch.linalg.solve(normal, (values.T @ design)[..., None])[..., 0]
     loadings, shift = solution[:, :rank], solution[:, rank]
@@ -203,5 +250,7 @@ def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Su
     spectra, deviation, _ = torch.linalg.svd(loadings @ root, full_matrices=False)
     turn = spectra.T @ loadings
     turned = torch.einsum("ij,jp->ip", turn, pixels.T).reshape(scores.shape).float()
-    subspace = Subspace(spectra.numpy().astype(np.float32), deviation.clamp_min(0.03).numpy().astype(np.float32))
+    subspace = Subspace(
+        spectra.numpy().astype(np.float32), deviation.clamp_min(WEAKEST).numpy().astype(np.float32)
+    )
     return subspace, shift.numpy().astype(np.float32), turned

@@ -39,7 +39,11 @@ class EigenPriorModule(SuiteModule):
         """Both losses of the batch, super-resolution by 4."""
         denoising = self._denoising_loss(batch, generator)
         enlarging = self._super_resolution_loss(batch, 4, generator)
-        return {"loss": 0.75 * denoising + 0.25 * enlarging, "denoising": denoising, "super_resolution": enlarging}
+        return {
+            "loss": 0.75 * denoising + 0.25 * enlarging,
+            "denoising": denoising,
+            "super_resolution": enlarging,
+        }
 
     def _denoising_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         clean, scale, used, level = batch["clean"], batch["scale"], batch["used"], batch["level"]
@@ -49,7 +53,9 @@ class EigenPriorModule(SuiteModule):
         weight = level**-2 + 0.05 / scale[:, :, None, None] ** 2
         return _mean_over_used((estimate - clean).square() * weight, used)
 
-    def _super_resolution_loss(self, batch: dict[str, Tensor], factor: int, generator: torch.Generator) -> Tensor:
+    def _super_resolution_loss(
+        self, batch: dict[str, Tensor], factor: int, generator: torch.Generator
+    ) -> Tensor:
         clean, scale, used = batch["clean"], batch["scale"], batch["used"]
         height, width = (side // factor * factor for side in clean.shape[-2:])
         clean = clean[..., :height, :width]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 Values = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -52,7 +51,9 @@ def regression_noise(covariance: NDArray[np.float64]) -> Values:
 
 
 def dead_lines(cube: Values, observed: Flags) -> Flags:
-    """Samples of columns and rows that hold one value throughout while their band varies.
+    """Samples of dead columns and rows: nine in ten of the line hold one value while the band varies.
+
+    A band of which more than three lines in ten are like that (saturated, or quantised to few values) has none.
 
     Args:
         cube: (rows, columns, bands).
@@ -61,53 +62,109 @@ def dead_lines(cube: Values, observed: Flags) -> Flags:
     Returns:
         True where a sample belongs to a dead line.
     """
-    low, high = np.where(observed, cube, np.inf), np.where(observed, cube, -np.inf)
-    spread = high.max((0, 1)) - low.min((0, 1))
+    low, high = np.where(observed, cube, np.inf).min((0, 1)), np.where(observed, cube, -np.inf).max((0, 1))
+    tolerance = 1e-6 * np.where(high > low, high - low, 0)
     dead = np.zeros(cube.shape, bool)
     for axis in (0, 1):
         if cube.shape[axis] < 4:
             continue
-        counted = observed.sum(axis, keepdims=True) >= 4
-        constant = high.max(axis, keepdims=True) - low.min(axis, keepdims=True) <= 1e-6 * spread
-        dead |= constant & counted & (spread > 0)
-    alive = observed & ~dead
-    return dead & observed if alive.any((0, 1))[observed.any((0, 1))].all() else np.zeros(cube.shape, bool)
+        count = observed.sum(axis, keepdims=True)
+        order = np.sort(np.where(observed, cube, np.inf), axis=axis)
+        middle = np.take_along_axis(order, np.maximum(count - 1, 0) // 2, axis)
+        middle = np.where(count > 0, middle, 0)
+        same = (observed & (np.abs(np.where(observed, cube, 0) - middle) <= tolerance)).sum(
+            axis, keepdims=True
+        )
+        lines = (same >= 0.9 * count) & (count >= 4) & (tolerance > 0)
+        lines &= lines.mean((0, 1), keepdims=True) <= 0.3
+        dead |= lines
+    return dead & observed
 
 
-def stripe_offsets(whitened: Values, observed: Flags, loadings: Values) -> Values:
-    """Offsets of whole columns that the low-rank spectra cannot explain (push-broom stripes).
+def imputed(whitened: Values, observed: Flags, loadings: Values, iterations: int = 10) -> Values:
+    """Missing samples replaced by what the pixel's other bands say of them within the subspace."""
+    values = whitened
+    for _ in range(iterations if not observed.all() else 0):
+        values = np.where(observed, whitened, (values @ loadings) @ loadings.T)
+    return values
 
-    The part outside the subspace is the column's mean spectral residual; the part inside is what the column means
-    of the eigen-images have above a running median of 9 columns. Both count only where significant.
+
+def stripe_offsets(whitened: Values, observed: Flags) -> Values:
+    """Offsets of whole columns that the spectra of the scene do not explain (push-broom stripes).
+
+    The spectra come from samples less their column's mean, which stripes do not touch. Of an offset o (bands,) the
+    part outside their span is seen in the column means; o is the sparsest vector that has it, by l1 minimisation:
+    min |P(o - r)|^2 / 2 + t |o|_1 with r the column mean, P the projection off the span and t its standard error.
 
     Args:
-        whitened: (rows, columns, bands) with unit noise and zero mean, 0 where missing.
+        whitened: (rows, columns, bands) with unit noise and zero mean, missing samples imputed.
         observed: same shape.
-        loadings: (bands, rank), orthonormal.
 
     Returns:
         (columns, bands) in units of the noise, 0 everywhere if the scene shows no stripes.
     """
-    bands, rank = loadings.shape
-    if bands <= rank:
-        return np.zeros(whitened.shape[1:], np.float32)
-    scores = whitened @ loadings
-    residual = np.where(observed, np.clip(whitened - scores @ loadings.T, -6, 6), 0)
-    count = np.maximum(observed.sum(0), 1)
-    outside = residual.sum(0) / count
-    error = 1 / np.sqrt(count)
-    chance = 1 - rank / bands
-    if np.mean((outside / error) ** 2) < 1.25 * chance:
-        return np.zeros(outside.shape, np.float32)
-    offsets = np.where(np.abs(outside) > 3 * error, outside, 0)
-    profile = scores.mean(0)
-    peaks = profile - median_filter(profile, (9, 1), mode="nearest")
-    level = GAUSSIAN * np.median(np.abs(peaks), axis=0) + 1e-6
-    inside = np.where(np.abs(peaks) > 3 * np.maximum(level, 1 / np.sqrt(len(whitened))), peaks, 0)
-    return np.asarray(offsets + inside @ loadings.T, np.float32)
+    rows, columns, bands = whitened.shape
+    none = np.zeros((columns, bands), np.float32)
+    count = observed.sum(0)
+    seen = count >= max(4, rows // 8)
+    spectra = _spectra_within_columns(whitened)
+    if spectra.shape[1] > bands // 2 or not seen.any():
+        return none
+    profile = np.where(observed, np.clip(whitened, *_limits(whitened)), 0).sum(0) / np.maximum(count, 1)
+    profile = np.where(seen, profile, 0)
+    outside = profile - (profile @ spectra) @ spectra.T
+    error = 1 / np.sqrt(rows)
+    if np.mean((outside / error) ** 2) < 1.25 * (1 - spectra.shape[1] / bands):
+        return none
+    offsets = _sparsest(outside, spectra, error)
+    return np.where(seen, offsets, 0).astype(np.float32)
 
 
-def impulses(whitened: Values, observed: Flags, loadings: Values, threshold: float = 6.0) -> Flags:
+def _spectra_within_columns(whitened: Values) -> Values:
+    """Principal spectra above the noise of samples less their column's mean, (bands, rank)."""
+    centred = (whitened - whitened.mean(0)).reshape(-1, whitened.shape[-1])
+    energy, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    edge = (1 + np.sqrt(centred.shape[1] / len(centred))) ** 2
+    return np.asarray(vectors[:, energy > 1.02 * edge], np.float32)
+
+
+def _limits(values: Values) -> tuple[float, float]:
+    low, high = np.percentile(values, (0.1, 99.9))
+    return float(low), float(high)
+
+
+def _sparsest(outside: Values, spectra: Values, threshold: float, iterations: int = 200) -> Values:
+    """Sparse vectors with given parts outside the span of the spectra (FISTA, Beck and Teboulle 2009)."""
+    sparse = point = np.zeros_like(outside)
+    momentum = 1.0
+    for _ in range(iterations):
+        step = point + outside - (point - (point @ spectra) @ spectra.T)
+        fresh = np.sign(step) * np.maximum(np.abs(step) - threshold, 0)
+        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        point = fresh + (momentum - 1) / following * (fresh - sparse)
+        sparse, momentum = fresh, following
+    return sparse
+
+
+def impulses(whitened: Values, observed: Flags, loadings: Values, threshold: float = 5.0) -> Flags:
     """Samples whose spectral residual is more than `threshold` noise levels: hot and dead pixels."""
     residual = whitened - (whitened @ loadings) @ loadings.T
     return np.asarray(observed & (np.abs(residual) > threshold))
+
+
+def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags:
+    """Samples that stand out from their four neighbours by far more than the same pixel does in nearby bands.
+
+    Args:
+        whitened: (rows, columns, bands) with unit noise, 0 where missing.
+        observed: same shape.
+        threshold: in noise levels.
+    """
+    padded = np.pad(whitened, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    around = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+    middle = (around.sum(0) - around.max(0) - around.min(0)) / 2
+    step = whitened - middle
+    bands = whitened.shape[-1]
+    nearby = [np.clip(np.arange(bands) + shift, 0, bands - 1) for shift in (-3, -2, -1, 1, 2, 3)]
+    typical = np.median(np.stack([step[..., index] for index in nearby]), axis=0)
+    return np.asarray(observed & (np.abs(step) > threshold) & (np.abs(step - typical) > threshold))

@@ -3,7 +3,8 @@
 A scene is a map of materials (parcels, dead leaves, regions of a random field) whose spectra live in a
 12-dimensional subspace, with textures, shading and a point spread; or an ordinary photograph lifted to that
 many bands by random smooth functions of its colours. Its principal components, sorted by energy, are what
-the prior learns to denoise: piecewise constant fields with shared edges, textures, and sparse weak components.
+the prior learns to denoise: piecewise constant fields with shared edges, textures, and sparse weak
+    components.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Rng = np.random.Generator
 
 SUBSPACE = 12
 PHOTOGRAPHS = (
-    "astronaut brick camera cell chelsea clock coffee coins grass gravel hubble_deep_field immunohistochemistry moon page rocket text"
+    "astronaut brick camera cell chelsea clock coffee coins grass gravel hubble_deep_field "
+    "immunohistochemistry moon page rocket text"
 ).split()
 
 
@@ -40,7 +42,7 @@ def eigen_scene(rng: Rng, size: int, channels: int, photographs: Sequence[Image]
 
 
 def eigen_images(cube: Image, channels: int) -> tuple[Image, Image]:
-    """Leading principal component scores of a cube (rows, columns, bands), unit variance, and their relative deviations."""
+    """Leading principal components of a cube (rows, columns, bands), unit variance, and relative deviations."""
     rows, columns, bands = cube.shape
     pixels = cube.reshape(-1, bands).astype(np.float64)
     pixels -= pixels.mean(0)

@@ -99,7 +99,9 @@ class _Sums:
             variance = np.maximum(np.diag(self.products) / self.count - shift**2, 0)
         mean = np.where(self.count > 0, self.origin + shift, np.nan)
         deviation = np.where(self.count > 0, np.sqrt(variance), np.nan)
-        low, high = (np.where(self.count > 0, limit, np.nan).astype(np.float32) for limit in (self.low, self.high))
+        low, high = (
+            np.where(self.count > 0, limit, np.nan).astype(np.float32) for limit in (self.low, self.high)
+        )
         return SceneStatistics(mean, deviation, low, high, self._noise(deviation, shift), self.count)
 
     def _noise(self, deviation: NDArray[np.float64], shift: NDArray[np.float64]) -> Values:

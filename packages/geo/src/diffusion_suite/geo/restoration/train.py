@@ -12,7 +12,12 @@ from diffusion_suite.core.seeding import seeded
 from diffusion_suite.core.training import SuiteDataModule, fit
 from diffusion_suite.geo.io import SUFFIXES
 from diffusion_suite.geo.restoration.config import TrainPriorConfig
-from diffusion_suite.geo.restoration.data import EigenStacks, ValidationStacks, procedural_scenes, scenes_of_files
+from diffusion_suite.geo.restoration.data import (
+    EigenStacks,
+    ValidationStacks,
+    procedural_scenes,
+    scenes_of_files,
+)
 from diffusion_suite.geo.restoration.module import EigenPriorModule
 
 VALIDATION_SCENES = 40
@@ -34,15 +39,27 @@ def data_module(config: TrainPriorConfig, inputs: list[str]) -> SuiteDataModule:
     scenes = procedural_scenes(config.scenes, config.channels, config.seed, config.photographs)
     if inputs:
         scenes += scenes_of_files(expand_inputs(inputs, SUFFIXES), config.channels, config.patch)
-    held_out = procedural_scenes(VALIDATION_SCENES, config.channels, config.seed + 1, False) if config.validation else []
-    validation = ValidationStacks(EigenStacks(held_out, config.patch, config.seed + 1), config.validation) if held_out else None
+    held_out = (
+        procedural_scenes(VALIDATION_SCENES, config.channels, config.seed + 1, False)
+        if config.validation
+        else []
+    )
+    validation = (
+        ValidationStacks(EigenStacks(held_out, config.patch, config.seed + 1), config.validation)
+        if held_out
+        else None
+    )
     return SuiteDataModule(EigenStacks(scenes, config.patch, config.seed), validation, config)
 
 
 def _card(config: TrainPriorConfig, inputs: list[str]) -> Card:
     """What the weights were trained on; measured figures are added by hand when they are shipped."""
     photographs = " and scikit-image's photographs" if config.photographs else ""
-    sources = [f"{config.scenes} procedural scenes (parcels, dead leaves, random fields){photographs}"] if config.scenes else []
+    sources = (
+        [f"{config.scenes} procedural scenes (parcels, dead leaves, random fields){photographs}"]
+        if config.scenes
+        else []
+    )
     sources += [f"scenes of {', '.join(inputs)}"] if inputs else []
     return Card(
         title="Eigen-image prior",
