@@ -85,8 +85,7 @@ def vamp(
         steps: number of exchanges, 1 or more.
         generator: of the probes.
         damping: share of the new message, in (0, 1].
-        smooth: local average that turns the probe's divergence into a map; the mean of each channel when
-            None.
+        smooth: local average that turns the probe's divergence into a map; None = the mean of each channel.
         callback: called after each exchange with `step`, `x0`, `sigma`.
         cond: passed on to the denoiser.
     """
@@ -125,7 +124,7 @@ def _mean(map_of: Tensor, measured: Tensor) -> Tensor:
 def _divergence(
     denoiser: Denoiser, r: Tensor, sigma: Tensor, x0: Tensor, generator: torch.Generator, cond: dict[str, Any]
 ) -> Tensor:
-    """Unbiased estimate of each diagonal entry of the denoiser's Jacobian (Hutchinson, signs, finite difference)."""
+    """Unbiased estimate of the diagonal of the denoiser's Jacobian (Hutchinson, signs, finite difference)."""
     signs = torch.randint(0, 2, r.shape, generator=generator, device=generator.device).to(r) * 2 - 1
     step = 0.1 * sigma.amin(dim=(2, 3), keepdim=True)
     return signs * (denoiser.x0(r + step * signs, sigma, **cond) - x0) / step

@@ -24,11 +24,10 @@ def plug_and_play(
     callback: Callback | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Half-quadratic splitting with a denoising prior (Zhang et al. 2021, DPIR, eq. 6; DiffPIR without fresh
-    noise).
+    """Half-quadratic splitting with a denoising prior.
 
-    x0 <- denoiser(z, s), then z <- argmin |A z - y|^2 / sigma_y^2 + (weight / s^2) |z - x0|^2, for each level
-    s.
+    At each level s, x0 <- denoiser(z, s), then z <- argmin |A z - y|^2 / sigma_y^2 + weight / s^2 |z - x0|^2
+    (Zhang et al. 2021, DPIR, eq. 6; DiffPIR without fresh noise).
 
     Args:
         denoiser: on a path with alpha = 1 whose time is the noise level.

@@ -137,7 +137,7 @@ def procedural_scenes(
 
 
 def scenes_of_files(paths: Sequence[Path], channels: int, patch: int) -> list[tuple[Image, Image]]:
-    """Eigen-images of the user's own clean scenes; pixels with a missing band are filled with the band's mean."""
+    """Eigen-images of the user's own clean scenes; missing samples are filled with their band's mean."""
     scenes = []
     for path in paths:
         scene = open_scene(path)

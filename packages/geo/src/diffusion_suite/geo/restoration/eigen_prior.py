@@ -1,14 +1,16 @@
 """The eigen-image prior: a small diffusion denoiser for stacks of principal component images.
 
 `EigenPrior(x, sigma, scale)` estimates the clean stack x0 from `x = x0 + sigma n` (variance exploding path,
-time = noise level); sigma may differ from pixel to pixel, and is huge where nothing was measured. With `factor`
-it estimates x0 from the adjoint of a noisy bicubic downsampling instead. All channels of a stack go through the network together, so the edges that the strong
-components show guide the weak ones that drown in noise. Inputs and outputs are preconditioned per channel as in
-Karras et al. 2022 (Elucidating the Design Space, table 1), with sigma_data = the channel's own standard deviation.
+time = noise level); sigma may differ from pixel to pixel, and is huge where nothing was measured. With
+`factor` it estimates x0 from the adjoint of a noisy bicubic downsampling instead. All channels of a stack go
+through the network together, so the edges that the strong components show guide the weak ones that drown in
+noise. Inputs and outputs are preconditioned per channel as in Karras et al. 2022 (Elucidating the Design
+Space, table 1), with sigma_data = the channel's own standard deviation.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -45,7 +47,7 @@ class EigenPrior(nn.Module, Pretrained):
         self.decoder = nn.ModuleList(
             _residual_blocks(w, b) for w, b in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
@@ -56,8 +58,8 @@ class EigenPrior(nn.Module, Pretrained):
         """Estimate the clean stack.
 
         Args:
-            x: noisy stack (batch, channels, height, width); any value where sigma is huge, best 0. For factor > 1
-                the measurement y = A x0 + sigma n taken back to the full size, factor^2 A^T y.
+            x: noisy stack (batch, channels, height, width); any value where sigma is huge, best 0. For
+                factor > 1 the measurement y = A x0 + sigma n taken back to the full size, factor^2 A^T y.
             sigma: noise standard deviation: a number, (batch, channels), or broadcastable to x.
             scale: standard deviation of the clean channels, broadcastable to (batch, channels).
             factor: of the bicubic downsampling that made the measurement; 1 = none.
@@ -84,7 +86,8 @@ class EigenPrior(nn.Module, Pretrained):
                 x = self.down[index](x)
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
             x = block(up(x) + skips.pop())
-        return self.leave(x)[..., :height, :width]
+        residual: Tensor = self.leave(x)
+        return residual[..., :height, :width]
 
 
 class _Residual(nn.Module):
@@ -96,7 +99,8 @@ class _Residual(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(x)))
+        residual: Tensor = self.second(F.relu(self.first(x)))
+        return x + residual
 
 
 def _residual_blocks(width: int, count: int) -> nn.Sequential:

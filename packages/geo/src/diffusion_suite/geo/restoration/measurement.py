@@ -45,6 +45,7 @@ class Whitened:
 
     @classmethod
     def of(cls, cube: Values, observed: Flags, mean: NDArray[np.floating], noise: Values) -> Whitened:
+        """A cube in units of its noise; samples that are not observed may hold anything."""
         values = np.where(observed, (cube - mean) / noise, 0).astype(np.float32)
         return cls(values, observed, mean.astype(np.float32), noise.astype(np.float32))
 
@@ -96,12 +97,12 @@ class Subspace:
 
     @property
     def rank(self) -> int:
-        return self.loadings.shape[1]
+        """Number of spectra."""
+        return int(self.loadings.shape[1])
 
 
 def signal_subspace(data: Whitened, rank: int | None, smallest: int = 8, largest: int = 24) -> Subspace:
-    """Principal subspace of the signal: eigenvectors of the covariance, with the noise's part in the energies
-    removed.
+    """Principal subspace of the signal: eigenvectors of the covariance, the energies freed of the noise.
 
     The rank is the number of eigenvalues above the noise edge (1 + sqrt(bands / pixels))^2 of Marchenko and
     Pastur, at least `smallest` and at most `largest`. Missing samples are first filled by a normalised
@@ -127,8 +128,7 @@ def signal_subspace(data: Whitened, rank: int | None, smallest: int = 8, largest
 
 
 def _spike_energy(eigenvalues: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
-    """Signal energies under sample eigenvalues of signal plus unit noise, 0 for those that noise alone
-    explains.
+    """Signal energies under sample eigenvalues of signal plus unit noise, 0 where noise alone explains them.
 
     Inverts lambda = (1 + e)(1 + ratio / e), the limit of the spiked covariance model (Baik and Silverstein
     2006).
@@ -155,8 +155,8 @@ def smooth_fill(data: Whitened, radius: float = 1.5) -> Values:
 def clean_measurement(data: Whitened, rank: int | None) -> tuple[Whitened, dict[str, float]]:
     """Take out what is no Gaussian noise: dead lines and impulses become missing, stripes are subtracted.
 
-    Returns the measurement and what was found: shares of dead and impulse samples, of striped columns and
-        rows.
+    Returns:
+        The measurement, and what was found: shares of dead and impulse samples, of striped columns and rows.
     """
     dead = dead_lines(data.values, data.observed)
     data = data.hide(dead)
@@ -204,6 +204,7 @@ class SubspaceEstimator:
             self.information = (mask @ outer).reshape(-1, subspace.rank, subspace.rank)
 
     def __call__(self, mean: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and variances, see `LinearEstimator`."""
         weight = precision.reshape(-1)
         target = self.projection + weight * self._pixels(mean)
         if self.information is None:
@@ -221,8 +222,9 @@ class SubspaceEstimator:
 
 
 def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Subspace, Values, Tensor]:
-    """Spectra and means that explain the observed samples best, given the eigen-images (one step of
-    alternating least squares).
+    """Spectra and means that explain the observed samples best, given the eigen-images.
+
+    It is one step of alternating least squares.
 
     Args:
         data: the measurement.

@@ -30,6 +30,7 @@ class EigenPriorModule(SuiteModule):
         self.model = EigenPrior(channels, widths, blocks).to(memory_format=torch.channels_last)
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The loss of a batch, of a kind drawn at random."""
         kind = int(torch.randint(4 * len(FACTORS), (), generator=generator, device=generator.device))
         if kind < len(FACTORS):
             return {"loss": self._super_resolution_loss(batch, FACTORS[kind], generator)}

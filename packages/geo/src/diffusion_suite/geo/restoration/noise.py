@@ -18,8 +18,8 @@ ENOUGH = 200
 def band_noise(cube: Values, observed: Flags) -> Values:
     """Noise standard deviation of each band from second differences across rows and columns.
 
-    sigma = 1.4826 median |y[i+1,j+1] - y[i+1,j] - y[i,j+1] + y[i,j]| / 2, free of any plane and of row and column
-    offsets; where too few squares of four are observed, from first differences of neighbours / sqrt 2.
+    sigma = 1.4826 median |y[i+1,j+1] - y[i+1,j] - y[i,j+1] + y[i,j]| / 2, free of any plane and of row and
+    column offsets; where too few squares of four are observed, from first differences of neighbours / sqrt 2.
 
     Args:
         cube: (rows, columns, bands), any unit.
@@ -44,7 +44,10 @@ def band_noise(cube: Values, observed: Flags) -> Values:
 
 
 def regression_noise(covariance: NDArray[np.float64]) -> Values:
-    """Standard deviation of what the other bands do not explain of a band: 1 / sqrt((C^-1)_bb), an upper bound of its noise."""
+    """Standard deviation of what the other bands do not explain of a band, an upper bound of its noise.
+
+    It is 1 / sqrt((C^-1)_bb) for a covariance C (bands, bands).
+    """
     ridge = 1e-9 * np.trace(covariance) / len(covariance)
     inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
     return np.asarray(1 / np.sqrt(np.maximum(np.diag(inverse), 1e-30)), np.float32)
@@ -53,7 +56,7 @@ def regression_noise(covariance: NDArray[np.float64]) -> Values:
 def dead_lines(cube: Values, observed: Flags) -> Flags:
     """Samples of dead columns and rows: nine in ten of the line hold one value while the band varies.
 
-    A band of which more than three lines in ten are like that (saturated, or quantised to few values) has none.
+    A band of which more than three lines in ten are like that (saturated, or of few values) has none.
 
     Args:
         cube: (rows, columns, bands).
@@ -92,9 +95,10 @@ def imputed(whitened: Values, observed: Flags, loadings: Values, iterations: int
 def stripe_offsets(whitened: Values, observed: Flags) -> Values:
     """Offsets of whole columns that the spectra of the scene do not explain (push-broom stripes).
 
-    The spectra come from samples less their column's mean, which stripes do not touch. Of an offset o (bands,) the
-    part outside their span is seen in the column means; o is the sparsest vector that has it, by l1 minimisation:
-    min |P(o - r)|^2 / 2 + t |o|_1 with r the column mean, P the projection off the span and t its standard error.
+    The spectra come from samples less their column's mean, which stripes do not touch. Of an offset o
+    (bands,) the part outside their span is seen in the column means; o is the sparsest vector that has it, by
+    l1 minimisation: min |P(o - r)|^2 / 2 + t |o|_1 with r the column mean, P the projection off the span and
+    t its standard error.
 
     Args:
         whitened: (rows, columns, bands) with unit noise and zero mean, missing samples imputed.

@@ -2,9 +2,8 @@
 
 A scene is a map of materials (parcels, dead leaves, regions of a random field) whose spectra live in a
 12-dimensional subspace, with textures, shading and a point spread; or an ordinary photograph lifted to that
-many bands by random smooth functions of its colours. Its principal components, sorted by energy, are what
-the prior learns to denoise: piecewise constant fields with shared edges, textures, and sparse weak
-    components.
+many bands by random smooth functions of its colours. Its principal components, sorted by energy, are what the
+prior learns to denoise: piecewise constant fields with shared edges, textures, and sparse weak components.
 """
 
 from __future__ import annotations
@@ -23,9 +22,23 @@ Rng = np.random.Generator
 
 SUBSPACE = 12
 PHOTOGRAPHS = (
-    "astronaut brick camera cell chelsea clock coffee coins grass gravel hubble_deep_field "
-    "immunohistochemistry moon page rocket text"
-).split()
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "chelsea",
+    "clock",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "page",
+    "rocket",
+    "text",
+)
 
 
 def eigen_scene(rng: Rng, size: int, channels: int, photographs: Sequence[Image] = ()) -> tuple[Image, Image]:
@@ -42,7 +55,10 @@ def eigen_scene(rng: Rng, size: int, channels: int, photographs: Sequence[Image]
 
 
 def eigen_images(cube: Image, channels: int) -> tuple[Image, Image]:
-    """Leading principal components of a cube (rows, columns, bands), unit variance, and relative deviations."""
+    """Leading principal components of a cube (rows, columns, bands), and their relative deviations.
+
+    See `eigen_scene` for what is returned.
+    """
     rows, columns, bands = cube.shape
     pixels = cube.reshape(-1, bands).astype(np.float64)
     pixels -= pixels.mean(0)
@@ -99,12 +115,12 @@ def _lifted_photographs(rng: Rng, size: int, pictures: Sequence[Image]) -> Image
 
 
 def _crop(rng: Rng, size: int, pictures: Sequence[Image]) -> Image:
-    picture = pictures[rng.integers(len(pictures))]
+    picture = pictures[int(rng.integers(len(pictures)))]
     rows, columns = picture.shape[:2]
     side = int(min(size * rng.uniform(0.5, 1) * np.clip(min(rows, columns) / size, 1, 4), rows, columns))
     top, left = rng.integers(rows - side + 1), rng.integers(columns - side + 1)
     patch = resize(picture[top : top + side, left : left + side], (size, size), order=1, anti_aliasing=True)
-    return np.rot90(patch.astype(np.float32), int(rng.integers(4))).copy()
+    return np.array(np.rot90(patch, int(rng.integers(4))), np.float32, order="C")
 
 
 def _material_scene(rng: Rng, size: int) -> Image:
@@ -185,7 +201,7 @@ def _parcels(rng: Rng, size: int, materials: int) -> Labels:
     rows, columns = np.mgrid[:size, :size] - size / 2
     turned_rows = np.clip(np.cos(angle) * rows - np.sin(angle) * columns + canvas / 2, 0, canvas - 1)
     turned_columns = np.clip(np.sin(angle) * rows + np.cos(angle) * columns + canvas / 2, 0, canvas - 1)
-    return labels[turned_rows.astype(int), turned_columns.astype(int)]
+    return np.asarray(labels[turned_rows.astype(int), turned_columns.astype(int)])
 
 
 def _leaves(rng: Rng, labels: Labels, materials: int, count: int, largest: float) -> Labels:

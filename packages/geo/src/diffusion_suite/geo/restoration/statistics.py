@@ -12,7 +12,7 @@ from diffusion_suite.core.errors import InputError
 from diffusion_suite.geo.restoration.noise import Flags, Values, band_noise, dead_lines, regression_noise
 
 SMALLEST_SHARE = 0.3
-"""Of the spatial noise estimate that the regression on the other bands may reach down to (adjacent bands share noise)."""
+"""Of the spatial noise estimate that regression on the other bands may go down to, as bands share noise."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class _Sums:
 
     def __init__(self) -> None:
         self.bands = 0
+        self.low: Values = np.zeros(0, np.float32)
+        self.high: Values = np.zeros(0, np.float32)
         self.levels: list[Values] = []
         self.weights: list[NDArray[np.int64]] = []
 

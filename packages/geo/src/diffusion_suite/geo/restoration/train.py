@@ -24,7 +24,7 @@ VALIDATION_SCENES = 40
 
 
 def run(request: Request) -> None:
-    """Train, or go on training; the run folder ends with `last.ckpt` and the exported network in `export/`."""
+    """Train, or go on training; the run folder ends with `last.ckpt` and the network in `export/`."""
     config: TrainPriorConfig = request.config
     folder = Path(request.output or "runs/eigen_prior")
     with seeded(config.seed, "weights"):
@@ -63,8 +63,10 @@ def _card(config: TrainPriorConfig, inputs: list[str]) -> Card:
     sources += [f"scenes of {', '.join(inputs)}"] if inputs else []
     return Card(
         title="Eigen-image prior",
-        summary=f"Denoiser of up to {config.channels} eigen-images of a hyperspectral scene at once, for any noise level.",
-        data=f"{' and '.join(sources)}; {config.steps} steps of {config.batch_size} patches of {config.patch} pixels.",
+        summary=f"Denoiser of up to {config.channels} eigen-images of a hyperspectral scene at once, "
+        "for any noise level.",
+        data=f"{' and '.join(sources)}; {config.steps} steps of {config.batch_size} patches of "
+        f"{config.patch} pixels.",
         command="diffusion-suite geo train -c starter -o runs/eigen_prior",
         limits=[
             "Trained at spatial scales of airborne and 30 m satellite scenes; no thermal or radar data.",
