@@ -25,7 +25,7 @@ from typing import Any
 from diffusion_suite.core.config import opt
 from diffusion_suite.core.domain import Command, Domain
 from diffusion_suite.core.errors import InputError
-from diffusion_suite.core.gallery import Section
+from diffusion_suite.core.gallery import Picture, Section
 
 @dataclass
 class Predict:
@@ -50,9 +50,9 @@ def demo(folder):
     if FAILURE:
         raise FAILURE[0]
     picture = folder / "before & after.png"
-    picture.write_bytes(b"png")
+    picture.write_bytes(b"\\x89PNG" + bytes(12) + (300).to_bytes(4, "big") + (100).to_bytes(4, "big"))
     rows = [{"method": "ours <b>", "PSNR": 31.234567}, {"method": "theirs", "SAM": 2}]
-    return [Section("A <section>", "First.\\n\\nSecond.", rows, [picture])]
+    return [Section("A <section>", "First.\\n\\nSecond.", rows, [Picture(picture, "Before & after")])]
 
 EXAMPLES = ("diffusion-suite toy predict a.png",)
 P = Command("draw", "toydomain.main:Predict", "toydomain.main:run", examples=EXAMPLES)
@@ -258,6 +258,8 @@ def test_demo_writes_a_page(toy, capsys, tmp_path: Path, monkeypatch) -> None:
     assert "ours &lt;b&gt;" in page
     assert "31.23" in page
     assert 'src="toy/before%20%26%20after.png"' in page
+    assert '<figure class="wide">' in page
+    assert "<figcaption>Before &amp; after</figcaption>" in page
     assert "http" not in page
     toy.FAILURE.append(ModuleNotFoundError("no", name="tensorly"))
     code, out, err = call(capsys, "demo", "-o", "show")

@@ -199,8 +199,9 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = demo.run(tmp_path)
     assert len(sections) == 4
     for section in sections:
-        assert all(picture.is_file() for picture in section.pictures)
+        assert all(picture.path.is_file() and picture.caption for picture in section.pictures)
         assert len(section.table) == 2
+        assert all(row.keys() == section.table[0].keys() for row in section.table)
 
 
 def test_the_demo_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,6 +15,22 @@ from urllib.parse import quote
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.files import atomic_path
 
+WIDE = 2.4
+"""Width over height from which a picture takes a row of its own."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on the page.
+
+    Attributes:
+        path: Image file in or below the folder of the page.
+        caption: What it shows, in a sentence or less.
+    """
+
+    path: Path
+    caption: str
+
 
 @dataclass(frozen=True)
 class Section:
@@ -23,14 +40,14 @@ class Section:
         title: Its heading.
         text: What is shown; blank lines part paragraphs.
         table: Rows of one table, columns in the order in which the rows first name them.
-        pictures: Image files that lie in or below the folder of the page.
+        pictures: Images, in order.
         failed: Whether the section tells a failure.
     """
 
     title: str
     text: str = ""
     table: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    pictures: Sequence[Path] = field(default_factory=list)
+    pictures: Sequence[Picture] = field(default_factory=list)
     failed: bool = False
 
 
@@ -75,11 +92,22 @@ def _section(folder: Path, section: Section, anchor: str) -> str:
     return f'<section id="{anchor}"{state}>{heading}{text}{_table(section.table)}{pictures}</section>'
 
 
-def _figure(folder: Path, picture: Path) -> str:
-    caption = html.escape(picture.stem.replace("_", " "))
-    link = quote(os.path.relpath(picture, folder).replace(os.sep, "/"))
+def _figure(folder: Path, picture: Picture) -> str:
+    caption = html.escape(picture.caption)
+    link = quote(os.path.relpath(picture.path, folder).replace(os.sep, "/"))
     image = f'<a href="{link}"><img src="{link}" alt="{caption}"></a>'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    kind = ' class="wide"' if _is_wide(picture.path) else ""
+    return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _is_wide(path: Path) -> bool:
+    """Whether the header of a PNG file tells a picture that is far wider than high."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if len(head) < 24 or not head.startswith(b"\x89PNG"):
+        return False
+    width, height = struct.unpack(">II", head[16:])
+    return bool(width > WIDE * height)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

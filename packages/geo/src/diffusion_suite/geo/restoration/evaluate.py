@@ -127,7 +127,8 @@ def compare_modes(scene: Scene, degradation: Degradation, config: EvaluateConfig
         seconds[mode] = time.perf_counter() - start
     scores = {mode: score(clean, cube, ratio=degradation.factor) for mode, cube in results.items()}
     name = f"{scene.path.stem}_{str(degradation).replace(':', '_')}"
-    _comparison_pictures(folder, name, clean, results, scores, scene.wavelengths)
+    shown = {**results, "degraded": degraded.cube.repeat(degradation.factor, 0).repeat(degradation.factor, 1)}
+    _comparison_pictures(folder, name, clean, shown, scores, scene.wavelengths)
     shared = {"scene": scene.path.name, "simulate": str(degradation)}
     return [
         {**shared, "mode": mode, **found.as_dict(), "seconds": round(seconds[mode], 2)}
@@ -169,13 +170,9 @@ def _comparison_pictures(
         for mode, cube in results.items()
     }
     save_panels(folder / f"{name}_compared.png", {**panels, "clean": look.image(clean)})
-    first = next(mode for mode in results if mode != "degraded")
-    save_spectra(
-        folder / f"{name}_spectra.png",
-        {"clean": clean, first: results[first]},
-        wavelengths,
-        "value in the file",
-    )
+    best = max(set(results) - {"degraded"}, key=lambda mode: scores[mode].psnr)
+    curves = {"degraded": results["degraded"], best: results[best], "clean": clean}
+    save_spectra(folder / f"{name}_spectra.png", curves, wavelengths, "value in the file")
     titles = {"psnr": "PSNR in dB", "ssim": "SSIM", "sam": "SAM in degrees", "ergas": "ERGAS"}
     bars = {titles[f]: {mode: float(getattr(s, f)) for mode, s in scores.items()} for f in FIGURES}
     save_bars(folder / f"{name}_scores.png", bars)

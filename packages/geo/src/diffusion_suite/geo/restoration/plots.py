@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.floating[Any]]
 Picture = npt.NDArray[np.uint8]
 
-_VISIBLE = (650.0, 550.0, 460.0)
+_COMPOSITES = ((650.0, 550.0, 460.0), (1650.0, 860.0, 660.0), (860.0, 660.0, 550.0))
+"""Band centres in nanometres shown as red, green and blue: true colour, then two that set off plants."""
+
 _EMPTY = 225
 _COLOURS = ("#1f5fbf", "#d1495b", "#2e8b57", "#edae49", "#7b5ea7")
 _STYLE: dict[Any, Any] = {
@@ -41,17 +43,15 @@ class Look:
     Attributes:
         bands: the bands shown as red, green and blue.
         low, high: values shown as black and as full colour, one each.
-        natural: whether these are the colours that the eye would see.
     """
 
     bands: tuple[int, int, int]
     low: Values
     high: Values
-    natural: bool
 
     @classmethod
     def of(cls, values: Values, wavelengths: Values | None = None) -> Look:
-        """The look of a cube: natural colour where its wavelengths allow, else the three least alike.
+        """The look of a cube: natural colour, else a usual composite, else the three bands least alike.
 
         Args:
             values: (h, w, bands), NaN where missing.
@@ -60,16 +60,15 @@ class Look:
         live = np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))
         if live.size == 0:
             live = np.arange(values.shape[2])
-        natural = False
-        if wavelengths is not None:
-            nearest = [int(live[np.abs(wavelengths[live] - centre).argmin()]) for centre in _VISIBLE]
-            natural = all(abs(wavelengths[b] - c) < 45 for b, c in zip(nearest, _VISIBLE, strict=True))
-        if not natural:
-            nearest = _contrasting(values, live)
-        bands = (nearest[0], nearest[1], nearest[2])
-        shown = values[..., bands].reshape(-1, 3)
-        limits = [_limits(shown[:, channel]) for channel in range(3)]
-        return cls(bands, np.array([x[0] for x in limits]), np.array([x[1] for x in limits]), natural)
+        chosen = None if wavelengths is None else _composite(wavelengths, live)
+        return cls.at(values, *(chosen or _contrasting(values, live)))
+
+    @classmethod
+    def at(cls, values: Values, *bands: int) -> Look:
+        """The look of three bands, or of one in grey, each stretched over its 1 to 99 per cent range."""
+        red, green, blue = bands if len(bands) == 3 else bands[:1] * 3
+        limits = [_limits(values[..., band]) for band in (red, green, blue)]
+        return cls((red, green, blue), np.array([x[0] for x in limits]), np.array([x[1] for x in limits]))
 
     def image(self, values: Values) -> Picture:
         """(h, w, 3) picture; pixels with no sample in the three bands are light grey."""
@@ -79,6 +78,15 @@ class Look:
         picture = (np.clip(scaled, 0, 1) ** 0.85 * 255).astype(np.uint8)
         picture[empty] = _EMPTY
         return picture
+
+
+def _composite(wavelengths: Values, live: npt.NDArray[np.intp]) -> list[int] | None:
+    """The bands of the first usual composite that the scene has."""
+    for centres in _COMPOSITES:
+        nearest = [int(live[np.abs(wavelengths[live] - centre).argmin()]) for centre in centres]
+        if all(abs(wavelengths[b] - c) < 45 for b, c in zip(nearest, centres, strict=True)):
+            return nearest
+    return None
 
 
 def _contrasting(values: Values, live: npt.NDArray[np.intp], candidates: int = 12) -> list[int]:
@@ -137,21 +145,24 @@ def save_spectra(
 
     Args:
         path: PNG file.
-        cubes: (h, w, bands) by name, the restored one last; sizes may differ, places are relative.
+        cubes: (h, w, bands) by name: as measured (dots), restored (lines), clean if known (dashes).
         wavelengths: band centres in nanometres, or None.
         unit: label of the vertical axis.
     """
     last = list(cubes.values())[-1]
     x = np.arange(1, last.shape[2] + 1) if wavelengths is None else wavelengths
+    styles: list[dict[str, Any]] = [
+        {"ls": "", "marker": ".", "ms": 3.5, "alpha": 0.55},
+        {"lw": 1.5},
+        {"lw": 1.0, "ls": (0, (2, 2)), "color": "#222222"},
+    ]
     with _drawing(path, 6.4, 3.4) as figure:
         axes = figure.add_subplot()
         for colour, (row, col) in zip(_COLOURS, _places(last), strict=False):
-            for name, cube in cubes.items():
-                final = cube is last
+            for (name, cube), style in zip(cubes.items(), styles, strict=False):
                 spectrum = cube[int(row * cube.shape[0]), int(col * cube.shape[1])]
-                style = {"lw": 1.6} if final else {"lw": 0.8, "alpha": 0.45, "marker": ".", "ms": 3}
                 label = name if colour == _COLOURS[0] else None
-                axes.plot(*_with_gaps(x, spectrum), color=colour, label=label, **style)
+                axes.plot(*_with_gaps(x, spectrum), label=label, **{"color": colour, **style})
         axes.set_xlabel("band" if wavelengths is None else "wavelength in nm")
         axes.set_ylabel(unit)
         axes.legend(frameon=False)
@@ -259,4 +270,4 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         FigureCanvasAgg(figure)
         yield figure
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=130, facecolor="white")
+            figure.savefig(temporary, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.04)
