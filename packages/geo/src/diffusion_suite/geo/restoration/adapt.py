@@ -1,9 +1,8 @@
-"""The prior fitted to one scene without a clean one, stopped by withheld samples: the idea of DDS2M with a
-head start.
+"""The prior fitted to one scene without a clean one: the idea of DDS2M with a head start.
 
 Recorrupted-to-recorrupted training (Pang et al., CVPR 2021): from a pseudo-measurement r = x0 + sigma n two
 with independent noise are made, r + a sigma m and r - sigma m / a with fresh m ~ N(0, I). Regressing the
-second on the first has the same minimiser as regressing the clean images.
+second on the first has the same minimiser as regressing the clean images. Withheld samples tell when to stop.
 """
 
 from __future__ import annotations
@@ -11,37 +10,19 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_suite.core.training.averaging import MovingAverage
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
 from diffusion_suite.geo.restoration.eigen_solver import EigenImages
-from diffusion_suite.geo.restoration.noise import Flags, Values
+from diffusion_suite.geo.restoration.withheld import Withheld
 
 RECORRUPTION = 0.5
 AVERAGE = 0.95
 PATCH = 128
 MEASURED = 1e3
 """Noise levels above this belong to pixels that were not measured."""
-
-
-@dataclass(frozen=True)
-class Withheld:
-    """Samples kept from the fit to judge it by.
-
-    Attributes:
-        flags: (rows, columns, bands).
-        values: samples under the flags, in units of the noise.
-    """
-
-    flags: Flags
-    values: Values
-
-    def error(self, values: Values) -> float:
-        """Mean squared error of restored values (in units of the noise) on the withheld samples, their noise included."""
-        return float(np.mean((values[self.flags] - self.values) ** 2))
 
 
 @dataclass
@@ -84,7 +65,7 @@ def adapt(
         r, sigma = _crop(found.pseudo[:, :width], found.sigma[:, :width], generator)
         loss = _recorrupted_loss(network, r, sigma, scale, generator, dtype)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         average.update()
         if step % check_every == 0:
@@ -121,7 +102,8 @@ def _apply(network: EigenPrior, r: Tensor, sigma: Tensor, scale: Tensor) -> Tens
         r = torch.nn.functional.pad(r, (0, 0, 0, 0, 0, empty))
         sigma = torch.nn.functional.pad(sigma, (0, 0, 0, 0, 0, empty), value=1.0)
         scale = torch.nn.functional.pad(scale, (0, empty), value=0.03)
-    return network(r, sigma, scale)[:, : network.channels - empty]
+    images: Tensor = network(r, sigma, scale)
+    return images[:, : network.channels - empty]
 
 
 def _crop(r: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from diffusion_suite.core.config import opt
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.training.config import TrainConfig
 
-MODES = ("default", "prior", "subspace", "paper")
+MODES = ("default", "prior", "fit", "subspace", "paper")
 TASKS = ("auto", "denoise", "complete", "sr")
 
 
@@ -65,8 +65,8 @@ class PredictConfig(RestoreKeys):
 
     mode: str = opt(
         "default",
-        "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), "
-        "subspace (classical, seconds), paper (DDS2M as published)",
+        "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), fit (untrained "
+        "network fitted to the scene), subspace (classical, seconds), paper (DDS2M as published)",
         choices=MODES,
     )
     task: str = opt(

@@ -20,6 +20,7 @@ from diffusion_suite.core.inverse import BicubicDownsampling, plug_and_play
 from diffusion_suite.core.schedulers import EDM, Denoiser
 from diffusion_suite.geo.restoration.eigen_prior import WEAKEST, EigenPrior
 from diffusion_suite.geo.restoration.noise import Flags, Values
+from diffusion_suite.geo.restoration.symmetries import turned, turned_back
 
 GUIDES = 2
 """Strong channels that go along with each further group of weak ones, so that their edges guide it."""
@@ -74,8 +75,9 @@ class PriorStack:
         return self._averaged(x, sigma, scale, 1)
 
     def enlarge(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
-        """Proximal plug-and-play from the pseudo-inverse of the denoised small stack, the levels falling from
-        a third of the strongest channel's deviation to a third of the noise.
+        """Proximal plug-and-play from the pseudo-inverse of the denoised small stack.
+
+        The levels fall from a third of the strongest channel's deviation to a third of the noise.
         """
         rows, columns = measured.shape[2] * factor, measured.shape[3] * factor
         operator = BicubicDownsampling(factor, rows, columns, measured.shape[1]).to(measured.device)
@@ -91,8 +93,8 @@ class PriorStack:
         sigma = sigma.expand(1, x.shape[1], *_map_shape(sigma, x))
         total = torch.zeros_like(x)
         for turn in range(self.turns):
-            output = self._groups(_turned(x, turn), _turned(sigma, turn), scale, factor)
-            total += _turned_back(output, turn)
+            output = self._groups(turned(x, turn), turned(sigma, turn), scale, factor)
+            total += turned_back(output, turn)
         return total / self.turns
 
     def _groups(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int) -> Tensor:
@@ -111,7 +113,8 @@ class PriorStack:
             sigma = pad(sigma, (0, 0, 0, 0, 0, empty), value=1.0)
             scale = pad(scale, (0, empty), value=WEAKEST)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.prior(x, sigma, scale, factor)[:, :rank].to(x.dtype)
+            clean: Tensor = self.prior(x, sigma, scale, factor)
+        return clean[:, :rank].to(x.dtype)
 
 
 class ClassicalStack:
@@ -148,7 +151,7 @@ class ClassicalStack:
 
     def _wavelets(self, image: np.ndarray, sigma: float) -> np.ndarray:
         if min(image.shape) < 8:
-            return denoise_tv_chambolle(image, weight=sigma)
+            return np.asarray(denoise_tv_chambolle(image, weight=sigma))
         total = np.zeros_like(image)
         depth = max(1, pywt.dwtn_max_level(image.shape, "db2") - 1)
         for row in range(self.shifts):
@@ -181,15 +184,3 @@ def _filled(image: Values, known: Flags) -> Values:
 def _map_shape(sigma: Tensor, x: Tensor) -> tuple[int, int]:
     has_map = sigma.ndim == 4 and sigma.shape[-1] > 1
     return (x.shape[2], x.shape[3]) if has_map else (1, 1)
-
-
-def _turned(x: Tensor, turn: int) -> Tensor:
-    if x.shape[-1] == x.shape[-2] == 1:
-        return x
-    turned = torch.rot90(x, turn % 4, (2, 3))
-    return turned.flip(3) if turn >= 4 else turned
-
-
-def _turned_back(x: Tensor, turn: int) -> Tensor:
-    unflipped = x.flip(3) if turn >= 4 else x
-    return torch.rot90(unflipped, -(turn % 4), (2, 3))

@@ -15,10 +15,11 @@ nothing but the degraded cube is needed. What differs gives, taken together, les
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from diffusion_suite.core.inverse import BicubicDownsampling
 from diffusion_suite.core.seeding import generator, seeded
 from diffusion_suite.core.training.averaging import MovingAverage
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
-from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack
+from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
 from diffusion_suite.geo.restoration.eigen_solver import EigenImages, blurred, solve
 from diffusion_suite.geo.restoration.left_out import EXCHANGES, Fold, split
@@ -39,11 +40,8 @@ from diffusion_suite.geo.restoration.noise import Values
 from diffusion_suite.geo.restoration.symmetries import SYMMETRIES, turned, turned_back
 from diffusion_suite.geo.restoration.withheld import Withheld, hold_out
 
-STEPS = 300
-RUNS = 2
 FOLDS = 4
 WIDTHS, BLOCKS = (32, 64), (2, 2)
-LEARNING_RATE = 3e-3
 WARMUP = 10
 AVERAGE = 0.98
 PATCH = 128
@@ -52,6 +50,19 @@ PATIENCE = 4
 """Checks without a better average that end a run."""
 FEWEST = 50
 """Withheld samples; with fewer nothing is withheld, and the fit runs to its end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a network is fitted: Adam steps of a run, runs that are averaged, peak rate."""
+
+    steps: int
+    runs: int
+    learning_rate: float
+
+
+UNTRAINED = Plan(steps=300, runs=2, learning_rate=3e-3)
+PRETRAINED = Plan(steps=150, runs=1, learning_rate=3e-4)
 
 Callback = Callable[[int, Values], None]
 
@@ -65,6 +76,7 @@ def restore_fit(
     steps: int | None = None,
     runs: int | None = None,
     refine_noise: bool = False,
+    prior: EigenPrior | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     callback: Callback | None = None,
@@ -76,9 +88,10 @@ def restore_fit(
         subspace: its spectra.
         factor: super-resolution, 1 = none.
         seed: key of the weights, folds and crops.
-        steps: Adam steps of a run at most; None = 300.
-        runs: independent networks that are averaged; None = 2.
+        steps: Adam steps of a run at most; None = 300, or 150 from a prior.
+        runs: independent networks that are averaged; None = 2, or 1 from a prior.
         refine_noise: whether the noise levels are estimates that missing samples may have spoilt.
+        prior: pretrained network that each run starts from; None = an untrained one.
         device: where to work.
         dtype: arithmetic of the network.
         callback: called after each check with the number of Adam steps so far and the averaged network's cube
@@ -88,7 +101,9 @@ def restore_fit(
         The restored eigen-images with calibrated variance, and the log: `withheld_error` by step and
         `best_step` of each run, `calibration` of the standard deviation.
     """
-    device, steps, runs = torch.device(device), steps or STEPS, runs or RUNS
+    device, plan = torch.device(device), UNTRAINED if prior is None else PRETRAINED
+    steps, runs = steps or plan.steps, runs or plan.runs
+    stack: Stack = ClassicalStack(1) if prior is None else PriorStack(prior, 1, dtype)
     hidden, joint = hold_out(measured, seed), not measured.complete
     if hidden.sum() < FEWEST:
         hidden = np.zeros_like(hidden)
@@ -98,7 +113,7 @@ def restore_fit(
             start = solve(
                 data,
                 subspace,
-                ClassicalStack(1),
+                stack,
                 EXCHANGES,
                 2,
                 generator(seed, "probes"),
@@ -111,8 +126,8 @@ def restore_fit(
     members = _Members()
     for run in range(runs):
         with torch.no_grad():
-            folds = split(data, subspace, joint, FOLDS, (seed, run), device)
-        fit = _Fit(data, subspace, folds, judge, factor, dtype)
+            folds = split(data, subspace, stack if joint else None, FOLDS, (seed, run), device)
+        fit = _Fit(data, subspace, folds, judge, factor, dtype, prior)
         network, errors, best = fit.run(steps, (seed, run), callback, run * steps)
         log["withheld_error"].append(errors)
         log["best_step"].append(best)
@@ -171,6 +186,7 @@ class _Fit:
         judge: withheld samples; None if the cube has too few to withhold any.
         factor: super-resolution.
         dtype: arithmetic of the network.
+        prior: pretrained network to start from, if any.
     """
 
     def __init__(
@@ -181,7 +197,9 @@ class _Fit:
         judge: Withheld | None,
         factor: int,
         dtype: torch.dtype,
+        prior: EigenPrior | None,
     ) -> None:
+        self.plan, self.prior = UNTRAINED if prior is None else PRETRAINED, prior
         self.data, self.folds, self.judge, self.factor, self.dtype = data, folds, judge, factor, dtype
         self.device = folds[0].pseudo.device
         self.scale = torch.from_numpy(subspace.deviation)[None].to(self.device)
@@ -191,10 +209,9 @@ class _Fit:
         self, steps: int, key: tuple[int, int], callback: Callback | None, before: int
     ) -> tuple[EigenPrior, dict[int, float], int]:
         """The averaged network that predicts the withheld samples best, the errors by step, its step."""
-        with seeded(*key, "fit weights"):
-            network = EigenPrior(self.loadings.shape[1], WIDTHS, BLOCKS).to(self.device)
+        network = self._start(key)
         average, draws = MovingAverage(network, AVERAGE), generator(*key, "fit")
-        optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        optimiser = torch.optim.Adam(network.parameters(), lr=self.plan.learning_rate)
         rates = TrainConfig(steps=steps, warmup_steps=WARMUP)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate_factor(done, rates))
         errors: dict[int, float] = {}
@@ -220,6 +237,12 @@ class _Fit:
                     break
         return average.best(), errors, best
 
+    def _start(self, key: tuple[int, int]) -> EigenPrior:
+        if self.prior is not None:
+            return copy.deepcopy(self.prior).train()
+        with seeded(*key, "fit weights"):
+            return EigenPrior(self.loadings.shape[1], WIDTHS, BLOCKS).to(self.device)
+
     @torch.no_grad()
     def views(self, network: EigenPrior) -> Iterator[Tensor]:
         """Restored images from each fold in each of the eight orientations."""
@@ -243,9 +266,7 @@ class _Fit:
 
     def _images(self, network: EigenPrior, fold: Fold) -> Tensor:
         pseudo, sigma = fold.enlarged(self.factor)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            images: Tensor = network(pseudo, sigma, self.scale)
-        return images.float()
+        return PriorStack(network, 1, self.dtype)(pseudo, sigma, self.scale)
 
     def _values(self, images: Tensor) -> Tensor:
         return torch.einsum("br,nrhw->nbhw", self.loadings, images)

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from diffusion_suite.core.inverse import BicubicDownsampling
 from diffusion_suite.core.seeding import generator, numpy_generator
-from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack
+from diffusion_suite.geo.restoration.eigen_denoising import Stack
 from diffusion_suite.geo.restoration.eigen_solver import solve
 from diffusion_suite.geo.restoration.measurement import Subspace, SubspaceEstimator, Whitened
 from diffusion_suite.geo.restoration.noise import Flags
@@ -76,15 +76,20 @@ class Fold:
 
 
 def split(
-    data: Whitened, subspace: Subspace, joint: bool, folds: int, key: tuple[int, ...], device: torch.device
+    data: Whitened,
+    subspace: Subspace,
+    stack: Stack | None,
+    folds: int,
+    key: tuple[int, ...],
+    device: torch.device,
 ) -> list[Fold]:
     """The folds of a measurement; each observed sample is left out of one of them.
 
     Args:
         data: without the samples that judge the fit.
         subspace: of the eigen-images.
-        joint: whether so much is missing that the kept samples of a pixel do not tell its eigen-images, which
-            are then solved for together with a classical denoiser of them.
+        stack: denoiser that the eigen-images are solved for with where so much is missing that the kept samples
+            of a pixel do not tell them; None if they do.
         folds: how many.
         key: of the random split.
         device: of the tensors.
@@ -94,16 +99,16 @@ def split(
     made = []
     for fold in range(folds):
         left_out: Flags = (draws == fold) & data.observed
-        pseudo, sigma = _pseudo_measurement(data.hide(left_out), subspace, joint, key, device)
+        pseudo, sigma = _pseudo_measurement(data.hide(left_out), subspace, stack, key, device)
         made.append(Fold(pseudo, sigma, target, _image(left_out).to(device)))
     return made
 
 
 def _pseudo_measurement(
-    kept: Whitened, subspace: Subspace, joint: bool, key: tuple[int, ...], device: torch.device
+    kept: Whitened, subspace: Subspace, stack: Stack | None, key: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    if joint:
-        found = solve(kept, subspace, ClassicalStack(1), EXCHANGES, 0, generator(*key, "probes"), device)
+    if stack is not None:
+        found = solve(kept, subspace, stack, EXCHANGES, 0, generator(*key, "probes"), device)
         return found.pseudo, found.sigma.expand_as(found.pseudo).contiguous()
     variance = torch.from_numpy(subspace.deviation).to(device)[None, :, None, None] ** 2
     estimator = SubspaceEstimator(kept, subspace, device)

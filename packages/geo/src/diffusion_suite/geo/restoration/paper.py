@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from diffusion_suite.core import seeding
 from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.inverse import BicubicDownsampling, Identity, Inpainting, SpectralOperator
 from diffusion_suite.geo.restoration.chain import Callback, ChainConfig, reverse_process
+from diffusion_suite.geo.restoration.measurement import Whitened
 from diffusion_suite.geo.restoration.network import VS2M
+from diffusion_suite.geo.restoration.noise import Values
 
 Task = Literal["denoise", "complete", "sr"]
 
@@ -107,3 +111,57 @@ def restore_paper(
     config = settings or PUBLISHED[task]
     restored, log = reverse_process(network, operator, y, 2.0 * level, config, noise, callback)
     return restored.permute(1, 2, 0).contiguous(), log
+
+
+def restore_measured(
+    measured: Whitened,
+    task: Task,
+    factor: int,
+    seed: int,
+    log: dict[str, Any],
+    steps: int | None,
+    runs: int,
+    rank: int,
+    device: torch.device,
+) -> tuple[Values, Values]:
+    """`restore_paper` on a measurement in any unit: mean and spread of independent runs.
+
+    The recipe works on values in [0, 1] and clips to them: a cube with bands that leave [-0.5, 1.5], or that
+    all stay below 0.5, is first scaled by the 0.1 and 99.9 per cent quantiles of each band.
+
+    Args:
+        measured: the cube with its noise levels.
+        task: chooses the published settings.
+        factor: of the super-resolution, 1 for the other tasks.
+        seed: key of the first run.
+        log: gets the losses of the first run.
+        steps: T, with the network from its half on; None = the published numbers.
+        runs: how many; one has no spread.
+        rank: number of image-spectrum pairs.
+        device: where to work.
+    """
+    cube = np.where(measured.observed, measured.back(measured.values), np.nan)
+    low, high = np.nanpercentile(cube, (0.1, 99.9), axis=(0, 1))
+    if (low > -0.5).all() and (high < 1.5).all() and (high > 0.5).any():
+        low, high = np.zeros_like(low), np.ones_like(high)
+    span = np.maximum(high - low, 1e-12)
+    settings = (
+        PUBLISHED[task] if steps is None else replace(PUBLISHED[task], steps=steps, start=max(steps // 2, 1))
+    )
+    unit = torch.from_numpy(((cube - low) / span).astype(np.float32))
+    level = torch.from_numpy((measured.noise / span).astype(np.float32))
+    cubes = []
+    for run in range(runs):
+        restored, losses = restore_paper(
+            unit,
+            task,
+            sigma=level,
+            factor=factor if factor > 1 else None,
+            seed=seeding.key(seed, "run", run) if run else seed,
+            settings=settings,
+            rank=rank,
+            device=device,
+        )
+        cubes.append(restored.cpu().numpy() * span + low)
+        log.setdefault("loss", losses["loss"])
+    return np.mean(cubes, 0, dtype=np.float32), np.std(cubes, 0, dtype=np.float32)
