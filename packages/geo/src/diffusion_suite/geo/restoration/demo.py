@@ -109,7 +109,7 @@ def compared(file: Path, loss: str, folder: Path) -> Section:
     captions = {
         "compared": "Colours: short-wave infrared, near infrared and red.",
         "spectra": "Spectra of three pixels; dots: degraded, lines: restored.",
-        "scores": "PSNR and SSIM: more is better; SAM and ERGAS: less is.",
+        "psnr": "PSNR of each band; more is better.",
     }
     pictures = [Picture(folder / f"{stem}_{name}.png", caption) for name, caption in captions.items()]
     return Section(title, text, table, pictures)

@@ -176,6 +176,8 @@ def _comparison_pictures(
     titles = {"psnr": "PSNR in dB", "ssim": "SSIM", "sam": "SAM in degrees", "ergas": "ERGAS"}
     bars = {titles[f]: {mode: float(getattr(s, f)) for mode, s in scores.items()} for f in FIGURES}
     save_bars(folder / f"{name}_scores.png", bars)
+    bands = {mode: found.psnr_bands for mode, found in scores.items()}
+    save_lines(folder / f"{name}_psnr.png", bands, wavelengths, "PSNR in dB")
 
 
 def report(scene: Scene, config: EvaluateConfig, folder: Path) -> Rows:

@@ -206,11 +206,12 @@ def save_bars(path: Path, groups: Mapping[str, Mapping[str, float]]) -> None:
 
 def save_lines(path: Path, curves: Mapping[str, Sequence[float]], x: Values | None, label: str) -> None:
     """Write one curve over the bands for each name."""
-    with _drawing(path, 6.4, 3.0) as figure:
+    with _drawing(path, 6.4, 3.4) as figure:
         axes = figure.add_subplot()
         for colour, (name, values) in zip(_COLOURS * 2, curves.items(), strict=False):
             place = np.arange(1, len(values) + 1) if x is None else x
-            axes.plot(place, [np.nan if v is None else v for v in values], color=colour, label=name, lw=1.4)
+            curve = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+            axes.plot(*_with_gaps(place, curve), color=colour, label=name, lw=1.4)
         axes.set_xlabel("band" if x is None else "wavelength in nm")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
