@@ -16,6 +16,7 @@ from diffusion_suite.core.files import atomic_path
 from diffusion_suite.geo.io import Scene, open_scene
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from diffusion_suite.geo.restoration.outputs import Outputs
@@ -28,6 +29,11 @@ _COMPOSITES = ((650.0, 550.0, 460.0), (1650.0, 860.0, 660.0), (860.0, 660.0, 550
 
 _EMPTY = 225
 _COLOURS = ("#1f5fbf", "#d1495b", "#2e8b57", "#edae49", "#7b5ea7")
+_SPECTRA: tuple[dict[str, Any], ...] = (
+    {"ls": "", "marker": ".", "ms": 3.5, "alpha": 0.55},
+    {"lw": 1.5},
+    {"lw": 1.0, "ls": (0, (2, 2)), "color": "#222222"},
+)
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -141,31 +147,32 @@ def save_panels(path: Path, panels: Mapping[str, Picture], columns: int = 4) -> 
 def save_spectra(
     path: Path, cubes: Mapping[str, Values], wavelengths: Values | None = None, unit: str = "stored value"
 ) -> None:
-    """Write the spectra of three pixels (dark, middle, bright) in each cube.
+    """Write what `draw_spectra` draws to a PNG file."""
+    with _drawing(path, 6.4, 3.4) as figure:
+        draw_spectra(figure.add_subplot(), cubes, wavelengths, unit)
+
+
+def draw_spectra(
+    axes: Axes, cubes: Mapping[str, Values], wavelengths: Values | None = None, unit: str = "stored value"
+) -> None:
+    """Draw the spectra of three pixels (dark, middle, bright) of each cube.
 
     Args:
-        path: PNG file.
+        axes: where to draw.
         cubes: (h, w, bands) by name: as measured (dots), restored (lines), clean if known (dashes).
         wavelengths: band centres in nanometres, or None.
         unit: label of the vertical axis.
     """
     last = list(cubes.values())[-1]
     x = np.arange(1, last.shape[2] + 1) if wavelengths is None else wavelengths
-    styles: list[dict[str, Any]] = [
-        {"ls": "", "marker": ".", "ms": 3.5, "alpha": 0.55},
-        {"lw": 1.5},
-        {"lw": 1.0, "ls": (0, (2, 2)), "color": "#222222"},
-    ]
-    with _drawing(path, 6.4, 3.4) as figure:
-        axes = figure.add_subplot()
-        for colour, (row, col) in zip(_COLOURS, _places(last), strict=False):
-            for (name, cube), style in zip(cubes.items(), styles, strict=False):
-                spectrum = cube[int(row * cube.shape[0]), int(col * cube.shape[1])]
-                label = name if colour == _COLOURS[0] else None
-                axes.plot(*_with_gaps(x, spectrum), label=label, **{"color": colour, **style})
-        axes.set_xlabel("band" if wavelengths is None else "wavelength in nm")
-        axes.set_ylabel(unit)
-        axes.legend(frameon=False)
+    for colour, (row, col) in zip(_COLOURS, _places(last), strict=False):
+        for (name, cube), style in zip(cubes.items(), _SPECTRA, strict=False):
+            spectrum = cube[int(row * cube.shape[0]), int(col * cube.shape[1])]
+            label = name if colour == _COLOURS[0] else None
+            axes.plot(*_with_gaps(x, spectrum), label=label, **{"color": colour, **style})
+    axes.set_xlabel("band" if wavelengths is None else "wavelength in nm")
+    axes.set_ylabel(unit)
+    axes.legend(frameon=False)
 
 
 def _with_gaps(x: Values, y: Values) -> tuple[Values, Values]:
@@ -209,7 +216,7 @@ def save_lines(path: Path, curves: Mapping[str, Sequence[float]], x: Values | No
     with _drawing(path, 6.4, 3.4) as figure:
         axes = figure.add_subplot()
         for colour, (name, values) in zip(_COLOURS * 2, curves.items(), strict=False):
-            place = np.arange(1, len(values) + 1) if x is None else x
+            place = np.arange(1.0, len(values) + 1) if x is None else x
             curve = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
             axes.plot(*_with_gaps(place, curve), color=colour, label=name, lw=1.4)
         axes.set_xlabel("band" if x is None else "wavelength in nm")
