@@ -66,7 +66,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
         ]
         seconds = f"{found['denoise:0.1']['seconds']:.0f}" if "denoise:0.1" in found else ""
         lines.append("| " + " | ".join([name, *cells, seconds]) + " |")
-    return "\n".join(lines)
+    draws = sorted({row["seeds"] for row in rows if row["sigma"] == "given"})
+    counted = "one draw" if draws == [1] else f"the mean of {' or '.join(map(str, draws))} draws"
+    return "\n".join(lines) + f"\n\nOurs: {counted} of noise and mask; the other two: one draw."
 
 
 def full(rows: list[dict[str, Any]]) -> str:

@@ -216,7 +216,7 @@ def save_lines(path: Path, curves: Mapping[str, Sequence[float]], x: Values | No
     with _drawing(path, 6.4, 3.4) as figure:
         axes = figure.add_subplot()
         for colour, (name, values) in zip(_COLOURS * 2, curves.items(), strict=False):
-            place = np.arange(1.0, len(values) + 1) if x is None else x
+            place: Values = np.arange(1.0, len(values) + 1) if x is None else x
             curve = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
             axes.plot(*_with_gaps(place, curve), color=colour, label=name, lw=1.4)
         axes.set_xlabel("band" if x is None else "wavelength in nm")
