@@ -1,4 +1,4 @@
-"""What the pages show works: commands parse, Python runs, links lead somewhere, figures are those measured."""
+"""What the pages show works: commands parse, Python runs, links lead somewhere, figures were measured."""
 
 from __future__ import annotations
 
