@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quality_geo.json"
 
 TASKS = {
-    "denoise:0.1": "noise",
-    "complete:0.3": "30 % observed",
-    "complete:0.1": "10 % observed",
-    "sr:4": "4 times fewer rows and columns",
+    "denoise:0.1": "denoising",
+    "complete:0.3": "completion, 30 %",
+    "complete:0.1": "completion, 10 %",
+    "sr:4": "super-resolution ×4",
 }
 MODES = {
     "subspace": "`subspace`",
