@@ -56,7 +56,7 @@ LOSSES = {
     ),
     "mixed:0.1": Loss(
         "Stripes and dead columns repaired",
-        "Noise of another strength in each band, stripes in some columns, and columns without any signal: what "
+        "Noise of another strength in each band, stripes in some columns, columns without any signal: what "
         "push-broom sensors do. None of it was told to the restoration.",
         ["subspace", "prior"],
     ),
