@@ -44,16 +44,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(precision: str, device: torch.device, fitting: bool = False) -> torch.dtype:
-    """Arithmetic of the networks.
-
-    "auto" is bf16 on CUDA and float32 elsewhere; for fitting also bf16 on a CPU that multiplies it natively.
-    """
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Arithmetic of the networks; "auto" is bf16 on CUDA and on CPUs that multiply it natively, else float32."""
     known = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
     if precision != "auto" and precision not in known:
         raise InputError(f"unknown precision {precision!r}", "use auto, 32, bf16 or 16")
-    native = device.type == "cpu" and _cpu_has_bf16()
-    automatic = device.type == "cuda" or (fitting and native)
+    automatic = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16())
     return known.get(precision, torch.bfloat16 if automatic else torch.float32)
 
 

@@ -6,6 +6,7 @@ Restoration of one hyperspectral cube, by fitting a diffusion model to it or fro
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from diffusion_suite.core.errors import InputError
-from diffusion_suite.core.seeding import generator
+from diffusion_suite.core.seeding import generator, key
 from diffusion_suite.geo.restoration.adapt import adapt
 from diffusion_suite.geo.restoration.checks import (
     Job,
@@ -73,8 +74,8 @@ class DDS2M:
 
     Args:
         mode: `default` (the prior fitted to the scene, best measured), `prior` (pretrained eigen-image prior,
-            no fitting), `fit` (untrained network fitted to the scene), `subspace` (classical: low-rank spectra
-            and wavelets), `paper` (DDS2M as published).
+            no fitting), `fit` (untrained network fitted to the scene), `subspace` (classical: low-rank
+            spectra and wavelets), `paper` (DDS2M as published).
         rank: dimension of the spectral subspace; None = estimated from the scene (10 for `paper`).
         steps: Adam steps of the fit at most (`default`, `fit`), diffusion steps (`paper`); None = the mode's
             own number.
@@ -82,7 +83,7 @@ class DDS2M:
             averaged by `fit` and `paper`. None = the mode's own number.
         weights: of the prior: "starter", a folder, a hub id, or a Lightning `last.ckpt`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto" (bf16 on CUDA, and for fitting on a CPU that has it; else 32), "32", "bf16", "16".
+        precision: "auto" (bf16 on CUDA and on CPUs that have it, else 32), "32", "bf16", "16".
         compile: compile the prior's network.
 
     Example:
@@ -111,18 +112,42 @@ class DDS2M:
         self.mode, self.rank, self.steps, self.runs, self.weights = mode, rank, steps, runs, weights
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
-        self.fit_dtype = pick_dtype(precision, self.device, fitting=True)
         self.compile = compile
         self._prior: EigenPrior | None = None
+        self._scene_prior: EigenPrior | None = None
 
     @property
     def prior(self) -> EigenPrior:
         """The pretrained network, loaded on first use."""
         if self._prior is None:
-            self._prior = load_prior(self.weights).to(self.device).eval()
+            self._prior = load_prior(self.weights).to(self.device, memory_format=torch.channels_last).eval()
             if self.compile:
                 self._prior.compile()
         return self._prior
+
+    def fit_scene(
+        self,
+        samples: Iterable[ArrayLike],
+        statistics: SceneStatistics,
+        sigma: float | ArrayLike | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Fit the prior of mode `default` once to parts of a scene; `restore` then does not fit it again.
+
+        Args:
+            samples: cubes (rows, columns, bands) of the scene, a few hundred pixels a side; NaN = missing.
+            statistics: of the whole scene.
+            sigma: as in `restore`.
+            seed: the fit is a function of samples and seed.
+        """
+        prior = self.prior
+        for index, sample in enumerate(samples):
+            values, observed = check_cube(sample, None)
+            measured = self._whitened(values, observed, statistics, sigma)
+            if measured is not None:
+                measured, _ = clean_measurement(measured, self.rank)
+                prior, _, _ = self._adapted(prior, measured, key(seed, "sample", index), sigma is None, {})
+        self._scene_prior = prior
 
     def restore(
         self,
@@ -153,19 +178,31 @@ class DDS2M:
         values, observed = check_cube(cube, mask)
         job, factor = check_task(task, factor, observed)
         statistics = statistics or gather([(values, observed)])
-        levels = check_sigma(sigma, values.shape[-1])
-        usable = statistics.usable & observed.any((0, 1))
         log: dict[str, Any] = {"task": job, "mode": self.mode, "factor": factor, "seed": seed}
-        if usable.any():
-            noise = (statistics.noise if levels is None else levels)[usable]
-            noise = np.maximum(noise, SMALLEST_NOISE * statistics.deviation[usable]).astype(np.float32)
-            measured = Whitened.of(values[..., usable], observed[..., usable], statistics.mean[usable], noise)
-            inner, spread = self._restore(measured, job, factor, seed, levels is None, log)
+        usable = statistics.usable & observed.any((0, 1))
+        measured = self._whitened(values, observed, statistics, sigma)
+        if measured is not None:
+            inner, spread = self._restore(measured, job, factor, seed, sigma is None, log)
         else:
-            rows, columns = values.shape[0] * factor, values.shape[1] * factor
-            inner = spread = np.zeros((rows, columns, 0), np.float32)
+            inner = spread = np.zeros((values.shape[0] * factor, values.shape[1] * factor, 0), np.float32)
         log["seconds"] = time.perf_counter() - started
         return Restoration(*_with_unusable(inner, spread, usable, values, observed), log)
+
+    def _whitened(
+        self,
+        values: Values,
+        observed: Flags,
+        statistics: SceneStatistics,
+        sigma: float | ArrayLike | None,
+    ) -> Whitened | None:
+        """The bands that can be restored in units of their noise; None if there are none."""
+        levels = check_sigma(sigma, values.shape[-1])
+        usable = statistics.usable & observed.any((0, 1))
+        if not usable.any():
+            return None
+        noise = (statistics.noise if levels is None else levels)[usable]
+        noise = np.maximum(noise, SMALLEST_NOISE * statistics.deviation[usable]).astype(np.float32)
+        return Whitened.of(values[..., usable], observed[..., usable], statistics.mean[usable], noise)
 
     def _restore(
         self, measured: Whitened, task: Job, factor: int, seed: int, refine: bool, log: dict[str, Any]
@@ -201,7 +238,7 @@ class DDS2M:
             refine_noise=refine,
             prior=self.prior if self.mode == "default" else None,
             device=self.device,
-            dtype=self.fit_dtype,
+            dtype=self.dtype,
         )
         return restored
 
@@ -209,22 +246,32 @@ class DDS2M:
         self, measured: Whitened, factor: int, seed: int, refine: bool, log: dict[str, Any]
     ) -> EigenImages:
         """Message passing with the mode's denoiser, in `default` the prior fitted to the scene first."""
+        if self.mode == "default" and factor == 1 and self._scene_prior is None:
+            prior, found, whole = self._adapted(self.prior, measured, seed, refine, log)
+            with torch.no_grad():
+                quick, best = self._stacks(prior)
+                found = self._eigen_images(whole, found.subspace, quick, seed, False, rounds=0)
+                return with_scores(found, best)
         with torch.no_grad():
-            quick, best = self._stacks(self.prior if self.mode != "subspace" else None)
+            quick, best = self._stacks(None if self.mode == "subspace" else self._scene_prior or self.prior)
+            found = self._eigen_images(measured, signal_subspace(measured, self.rank), quick, seed, refine)
+            return enlarge(found, best, factor) if factor > 1 else with_scores(found, best)
+
+    def _adapted(
+        self, prior: EigenPrior, measured: Whitened, seed: int, refine: bool, log: dict[str, Any]
+    ) -> tuple[EigenPrior, EigenImages, Whitened]:
+        """The prior fitted to a measurement, what it started from, and the measurement in those units."""
+        quick = self._stacks(prior)[0]
+        hidden = hold_out(measured, seed)
+        with torch.no_grad():
             start = signal_subspace(measured, self.rank)
-            if self.mode != "default" or factor > 1:
-                found = self._eigen_images(measured, start, quick, seed, refine)
-                return enlarge(found, best, factor) if factor > 1 else with_scores(found, best)
-            hidden = hold_out(measured, seed)
             found = self._eigen_images(measured.hide(hidden), start, quick, seed, refine)
         whole = found.data.like(measured)
         judge = Withheld(hidden, whole.values[hidden])
         draws = generator(seed, "fit", device=self.device)
-        prior, fit = adapt(self.prior, found, judge, self.steps or ADAPT_STEPS, draws, dtype=self.fit_dtype)
+        fitted, fit = adapt(prior, found, judge, self.steps or ADAPT_STEPS, draws, dtype=self.dtype)
         log["fit"] = {"withheld_error": fit.errors, "best_step": fit.best}
-        with torch.no_grad():
-            quick, best = self._stacks(prior)
-            return with_scores(self._eigen_images(whole, found.subspace, quick, seed, False, rounds=0), best)
+        return fitted, found, whole
 
     def _stacks(self, prior: EigenPrior | None) -> tuple[Stack, Stack]:
         """The denoiser of the iterations and that of the last step."""
@@ -250,7 +297,8 @@ class DDS2M:
         with torch.no_grad():
             quick, _ = self._stacks(self.prior if self.mode != "subspace" else None)
             start = signal_subspace(crop, self.rank)
-            found = self._eigen_images(crop.hide(hidden), start, quick, seed, refine)
+            rounds = 0 if crop.observed.mean() >= DENSE else 2
+            found = self._eigen_images(crop.hide(hidden), start, quick, seed, refine, rounds)
         truth = found.data.like(crop).values[hidden]
         judge = Withheld(hidden, truth)
         error = judge.error(found.fitted()) - 1

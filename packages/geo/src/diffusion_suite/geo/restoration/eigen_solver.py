@@ -15,7 +15,13 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 from diffusion_suite.core.inverse import vamp
 from diffusion_suite.core.schedulers import EDM, Denoiser
 from diffusion_suite.geo.restoration.eigen_denoising import UNMEASURED, Stack
-from diffusion_suite.geo.restoration.measurement import Subspace, SubspaceEstimator, Whitened, refit_subspace
+from diffusion_suite.geo.restoration.measurement import (
+    Subspace,
+    SubspaceEstimator,
+    Whitened,
+    refit_subspace,
+    signal_subspace,
+)
 from diffusion_suite.geo.restoration.noise import Values
 
 
@@ -68,11 +74,17 @@ def solve(
 ) -> EigenImages:
     """Posterior mean of the eigen-images by vector approximate message passing.
 
-    With every pixel observed in all bands or in none one exchange is exact. Otherwise `rounds` of `steps`
+    With every pixel observed in all bands or in none one exchange is exact (and one more a round if the noise
+    levels are refined). Otherwise `rounds` of `steps`
     exchanges alternate with a refit of the spectra, and of the noise levels if `refine_noise`.
     """
     if data.complete:
-        return _exchange(data, subspace, stack, 1, generator, device)
+        found = _exchange(data, subspace, stack, 1, generator, device)
+        for _ in range(rounds if refine_noise else 0):
+            data = data.rescale(_noise_correction(found))
+            subspace = signal_subspace(data, subspace.rank)
+            found = _exchange(data, subspace, stack, 1, generator, device)
+        return found
     for _ in range(rounds):
         found = _exchange(data, subspace, stack, steps, generator, device)
         if refine_noise:

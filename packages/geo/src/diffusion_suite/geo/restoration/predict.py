@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.float32]
 Sigma = float | npt.NDArray[np.float32] | None
 _SLAB_BYTES = 1 << 25
+
+SCENE_SAMPLES, SAMPLE_SIDE = 4, 256
+"""Windows of a large scene that the prior is fitted to, and their largest side in pixels."""
 
 
 def run(request: Request) -> None:
@@ -145,6 +148,8 @@ def restore_scene(
         check_room(
             outputs.folder, bytes_needed(todo, (layers,)) + math.prod((*shape, scene.shape[2])) * scenes
         )
+        if method.mode == "default" and todo and len(larger) > 1 and found.factor == 1:
+            method.fit_scene(_samples(scene, found), found.statistics, sigma, config.seed)
         finished = stream(
             found.windows, lambda w: restore_window(scene, w, found, method, config, sigma), store
         )
@@ -156,6 +161,21 @@ def restore_scene(
             store.remove()
         raise
     store.remove()
+
+
+def _samples(scene: Scene, found: Survey) -> Iterator[Values]:
+    """The middles of a few windows spread over the scene, NaN where missing."""
+    chosen = found.windows[:: max(1, len(found.windows) // SCENE_SAMPLES)][:SCENE_SAMPLES]
+    for window in chosen:
+        rows, cols = (_middle(part) for part in window.slices)
+        values, seen = scene.read(rows, cols)
+        if seen.any():
+            yield np.where(seen, values, np.nan)
+
+
+def _middle(part: slice) -> slice:
+    spare = max(0, part.stop - part.start - SAMPLE_SIDE) // 2
+    return slice(part.start + spare, part.stop - spare)
 
 
 def restore_window(
