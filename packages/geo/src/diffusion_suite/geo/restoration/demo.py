@@ -62,7 +62,7 @@ LOSSES = {
     ),
     "complete:0.3": Loss(
         "Gaps filled",
-        "Seven samples of ten were taken away, others in each band; the rest got the same noise as above.",
+        "Seven samples of ten were taken away, others in each band; the rest got white noise as at the top.",
         ["subspace", "prior"],
     ),
     "sr:4": Loss(
