@@ -62,6 +62,7 @@ def test_modes_compared_on_a_simulated_loss(tmp_path: Path, loss: str) -> None:
     stem = f"clean_{loss.replace(':', '_')}"
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {
         f"{stem}_compared.png",
+        f"{stem}_psnr.png",
         f"{stem}_scores.png",
         f"{stem}_spectra.png",
     }
