@@ -45,7 +45,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Arithmetic of the networks; "auto" is bf16 on CUDA and on CPUs that multiply it natively, else float32."""
+    """Arithmetic of the networks; "auto" is bf16 on CUDA and on CPUs that have it, else float32."""
     known = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
     if precision != "auto" and precision not in known:
         raise InputError(f"unknown precision {precision!r}", "use auto, 32, bf16 or 16")

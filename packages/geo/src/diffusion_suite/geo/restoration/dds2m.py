@@ -52,6 +52,7 @@ Mode = Literal["default", "prior", "fit", "subspace", "paper"]
 ADAPT_STEPS = 160
 EXCHANGES = 4
 CALIBRATION_SIDE = 128
+MANY_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class DDS2M:
         steps: Adam steps of the fit at most (`default`, `fit`), diffusion steps (`paper`); None = the mode's
             own number.
         runs: views (turned and mirrored) averaged by `prior` and `default`, at most 8; independent runs
-            averaged by `fit` and `paper`. None = the mode's own number.
+            averaged by `fit` and `paper`. None = the mode's own number (8 views; 2 above 256 x 256 pixels).
         weights: of the prior: "starter", a folder, a hub id, or a Lightning `last.ckpt`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto" (bf16 on CUDA and on CPUs that have it, else 32), "32", "bf16", "16".
@@ -120,7 +121,9 @@ class DDS2M:
     def prior(self) -> EigenPrior:
         """The pretrained network, loaded on first use."""
         if self._prior is None:
-            self._prior = load_prior(self.weights).to(self.device, memory_format=torch.channels_last).eval()
+            self._prior = (
+                load_prior(self.weights).to(self.device).to(memory_format=torch.channels_last).eval()
+            )
             if self.compile:
                 self._prior.compile()
         return self._prior
@@ -253,7 +256,8 @@ class DDS2M:
                 found = self._eigen_images(whole, found.subspace, quick, seed, False, rounds=0)
                 return with_scores(found, best)
         with torch.no_grad():
-            quick, best = self._stacks(None if self.mode == "subspace" else self._scene_prior or self.prior)
+            network = None if self.mode == "subspace" else self._scene_prior or self.prior
+            quick, best = self._stacks(network, measured.observed[..., 0].size * factor**2)
             found = self._eigen_images(measured, signal_subspace(measured, self.rank), quick, seed, refine)
             return enlarge(found, best, factor) if factor > 1 else with_scores(found, best)
 
@@ -273,11 +277,12 @@ class DDS2M:
         log["fit"] = {"withheld_error": fit.errors, "best_step": fit.best}
         return fitted, found, whole
 
-    def _stacks(self, prior: EigenPrior | None) -> tuple[Stack, Stack]:
-        """The denoiser of the iterations and that of the last step."""
+    def _stacks(self, prior: EigenPrior | None, pixels: int = 0) -> tuple[Stack, Stack]:
+        """The denoiser of the iterations, and that of the last step: fewer views of many pixels."""
         if prior is None:
             return ClassicalStack(1), ClassicalStack(2)
-        return PriorStack(prior, 1, self.dtype), PriorStack(prior, self.runs or SYMMETRIES, self.dtype)
+        views = self.runs or (SYMMETRIES if pixels <= MANY_PIXELS else 2)
+        return PriorStack(prior, 1, self.dtype), PriorStack(prior, views, self.dtype)
 
     def _eigen_images(
         self, measured: Whitened, start: Subspace, stack: Stack, seed: int, refine: bool, rounds: int = 2

@@ -75,18 +75,30 @@ class PriorStack:
         return self._averaged(x, sigma, scale, 1)
 
     def enlarge(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
-        """Proximal plug-and-play from the pseudo-inverse of the denoised small stack.
+        """Mean of two estimates whose errors differ.
 
-        The levels fall from a third of the strongest channel's deviation to a third of the noise.
+        One is the network's own, trained to estimate the large stack from the adjoint of the small one. The
+        other is proximal plug-and-play from the pseudo-inverse of the denoised small stack, in each view, the
+        levels falling from the strongest channel's deviation to a third of the noise.
         """
-        rows, columns = measured.shape[2] * factor, measured.shape[3] * factor
-        operator = BicubicDownsampling(factor, rows, columns, measured.shape[1]).to(measured.device)
-        first = max(0.35 * float(scale.max()), 2 * LAST_LEVEL)
+        views = range(self.turns)
+        played = [
+            turned_back(self._played(turned(measured, k), turned(clean, k), scale, factor), k) for k in views
+        ]
+        operator = _downsampling(measured, factor)
+        levels = torch.ones_like(scale)[:, :, None, None]
+        regressed = self._averaged(factor**2 * operator.adjoint(measured), levels, scale, factor)
+        return (torch.stack(played).mean(0) + regressed) / 2
+
+    def _played(self, measured: Tensor, clean: Tensor, scale: Tensor, factor: int) -> Tensor:
+        operator = _downsampling(measured, factor)
+        first = max(float(scale.max()), 2 * LAST_LEVEL)
         levels = np.geomspace(first, LAST_LEVEL, ENLARGING_STEPS).tolist()
+        quick = PriorStack(self.prior, 1, self.dtype)
         start = operator.pinv(clean)
-        quick = Denoiser(PriorStack(self.prior, 1, self.dtype), EDM(), "x0")
-        fitted = plug_and_play(quick, operator, measured, 1.0, levels, start, scale=scale)
-        return self(fitted, torch.full_like(scale, LAST_LEVEL)[:, :, None, None], scale)
+        denoiser = Denoiser(quick, EDM(), "x0")
+        fitted = plug_and_play(denoiser, operator, measured, 1.0, levels, start, scale=scale)
+        return quick(fitted, torch.full_like(scale, LAST_LEVEL)[:, :, None, None], scale)
 
     def _averaged(self, x: Tensor, sigma: Tensor, scale: Tensor, factor: int) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
@@ -167,6 +179,11 @@ class ClassicalStack:
                 )
                 total += np.roll(clean, (-row, -column), (0, 1))
         return total / self.shifts**2
+
+
+def _downsampling(small: Tensor, factor: int) -> BicubicDownsampling:
+    channels, rows, columns = small.shape[1:]
+    return BicubicDownsampling(factor, rows * factor, columns * factor, channels).to(small.device)
 
 
 def _filled(image: Values, known: Flags) -> Values:

@@ -5,6 +5,7 @@ Eigen-images from a masked, noisy or downsampled cube and a denoiser of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,10 +104,23 @@ def enlarge(small: EigenImages, stack: Stack, factor: int) -> EigenImages:
     scale = torch.from_numpy(small.subspace.deviation)[None].to(small.scores)
     filled = torch.where(small.sigma < UNMEASURED * scale[:, :, None, None], small.pseudo, small.scores)
     scores = stack.enlarge(filled, small.scores, scale, factor)
-    smooth = interpolate(small.scores, scale_factor=factor, mode="bicubic")
-    detail = blurred((scores - smooth).square(), 2 * factor + 1)
-    variance = interpolate(small.variance, scale_factor=factor, mode="bilinear") + detail
+    variance = interpolate(small.variance, scale_factor=factor, mode="bilinear")
+    variance = variance + unseen_detail(scores, factor)
     return replace(small, scores=scores, variance=variance)
+
+
+def unseen_detail(images: Tensor, factor: int) -> Tensor:
+    """Energy of the detail that a downsampling by `factor` took away, 0 for a factor of 1.
+
+    Natural images have about the same energy in each octave of frequency: that of the last octave which was
+    measured, around a pixel, stands for each of the log2(factor) octaves above it.
+    """
+    if factor == 1:
+        return torch.zeros_like(images)
+    low = avg_pool2d(images, factor)
+    halved = avg_pool2d(low, 2, ceil_mode=True, count_include_pad=False)
+    octave = low - interpolate(halved, size=low.shape[-2:], mode="bilinear")
+    return math.log2(factor) * interpolate(blurred(octave.square(), 3), scale_factor=factor, mode="bilinear")
 
 
 def with_scores(found: EigenImages, stack: Stack) -> EigenImages:

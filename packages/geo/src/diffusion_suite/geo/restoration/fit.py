@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
 
 from diffusion_suite.core.inverse import BicubicDownsampling
 from diffusion_suite.core.seeding import generator, seeded
@@ -33,7 +31,7 @@ from diffusion_suite.core.training.averaging import MovingAverage
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
 from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
-from diffusion_suite.geo.restoration.eigen_solver import EigenImages, blurred, solve
+from diffusion_suite.geo.restoration.eigen_solver import EigenImages, solve, unseen_detail
 from diffusion_suite.geo.restoration.left_out import EXCHANGES, Fold, split
 from diffusion_suite.geo.restoration.measurement import Subspace, Whitened
 from diffusion_suite.geo.restoration.noise import Values
@@ -140,20 +138,6 @@ def restore_fit(
     log["calibration"] = scale = fit.calibration(found)
     variance = found.variance * scale**2 + unseen_detail(found.scores, factor)
     return replace(found, variance=variance), log
-
-
-def unseen_detail(images: Tensor, factor: int) -> Tensor:
-    """Energy of the detail that a downsampling by `factor` took away, 0 for a factor of 1.
-
-    Natural images have about the same energy in each octave of frequency: that of the last octave which was
-    measured, around a pixel, stands for each of the log2(factor) octaves above it.
-    """
-    if factor == 1:
-        return torch.zeros_like(images)
-    low = avg_pool2d(images, factor)
-    halved = avg_pool2d(low, 2, ceil_mode=True, count_include_pad=False)
-    octave = low - interpolate(halved, size=low.shape[-2:], mode="bilinear")
-    return math.log2(factor) * interpolate(blurred(octave.square(), 3), scale_factor=factor, mode="bilinear")
 
 
 class _Members:
