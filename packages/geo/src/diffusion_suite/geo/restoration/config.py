@@ -66,7 +66,7 @@ class PredictConfig(RestoreKeys):
     mode: str = opt(
         "default",
         "default (measures best: the prior fitted to the scene), prior (pretrained, no fitting), "
-        "fit (untrained network fitted to the scene), subspace (classical, seconds), paper (DDS2M as published)",
+        "fit (untrained network fitted to the scene), subspace (classical, seconds), paper (as published)",
         choices=MODES,
     )
     task: str = opt(

@@ -88,8 +88,8 @@ def split(
     Args:
         data: without the samples that judge the fit.
         subspace: of the eigen-images.
-        stack: denoiser that the eigen-images are solved for with, where the kept samples of a pixel do not tell
-            them; None if they do.
+        stack: denoiser that the eigen-images are solved for with, where the kept samples of a pixel do not
+            tell them; None if they do.
         folds: how many.
         key: of the random split.
         device: of the tensors.
