@@ -245,6 +245,7 @@ def refit_subspace(data: Whitened, scores: Tensor, variance: Tensor) -> tuple[Su
     normal = (mask.T @ outer).reshape(bands, rank + 1, rank + 1)
     spread = mask.T @ variance[0].flatten(1).T.double()
     normal[:, :rank, :rank] += torch.diag_embed(spread) + torch.eye(rank)
+    normal[:, rank, rank] += mask.sum(0) == 0
     solution = torch.linalg.solve(normal, (values.T @ design)[..., None])[..., 0]
     loadings, shift = solution[:, :rank], solution[:, rank]
     moments = torch.cov(pixels.T).reshape(rank, rank) + torch.diag(variance.mean((0, 2, 3)).double())

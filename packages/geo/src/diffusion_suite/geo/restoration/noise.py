@@ -11,6 +11,9 @@ Flags = NDArray[np.bool_]
 GAUSSIAN = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+SPREAD_OF_NOISE = 1.3
+"""Of a pixel's step from its neighbours less that of nearby bands: unit noise alone gives 1.16."""
+
 ENOUGH = 200
 """Differences that a level is estimated from; with fewer the next coarser estimate is taken."""
 
@@ -151,9 +154,17 @@ def _sparsest(outside: Values, spectra: Values, threshold: float, iterations: in
 
 
 def impulses(whitened: Values, observed: Flags, loadings: Values, threshold: float = 5.0) -> Flags:
-    """Samples whose spectral residual is more than `threshold` noise levels: hot and dead pixels."""
+    """Samples far from what the spectra say of their pixel: hot and dead pixels.
+
+    Args:
+        whitened: (rows, columns, bands) with unit noise, missing samples imputed.
+        observed: same shape.
+        loadings: (bands, rank) spectra.
+        threshold: in noise levels, or in levels of the band's own residual where those are larger.
+    """
     residual = whitened - (whitened @ loadings) @ loadings.T
-    return np.asarray(observed & (np.abs(residual) > threshold))
+    level = np.maximum(1, _spread(residual, observed))
+    return _few_bands(observed & (np.abs(residual) > threshold * level))
 
 
 def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags:
@@ -162,7 +173,7 @@ def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags
     Args:
         whitened: (rows, columns, bands) with unit noise, 0 where missing.
         observed: same shape.
-        threshold: in noise levels.
+        threshold: in noise levels, or in those of the scene's own texture where it is rougher.
     """
     padded = np.pad(whitened, ((1, 1), (1, 1), (0, 0)), mode="reflect")
     around = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
@@ -170,5 +181,19 @@ def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags
     step = whitened - middle
     bands = whitened.shape[-1]
     nearby = [np.clip(np.arange(bands) + shift, 0, bands - 1) for shift in (-3, -2, -1, 1, 2, 3)]
-    typical = np.median(np.stack([step[..., index] for index in nearby]), axis=0)
-    return np.asarray(observed & (np.abs(step) > threshold) & (np.abs(step - typical) > threshold))
+    alone = step - np.median(np.stack([step[..., index] for index in nearby]), axis=0)
+    level = threshold * np.maximum(1, _spread(alone, observed) / SPREAD_OF_NOISE)
+    return _few_bands(observed & (np.abs(step) > level) & (np.abs(alone) > level))
+
+
+def _spread(values: NDArray[np.floating], observed: Flags) -> Values:
+    """Robust standard deviation of each band, 0 where it has no sample."""
+    sizes = np.where(observed, np.abs(values), np.inf)
+    order, count = np.sort(sizes.reshape(-1, sizes.shape[-1]), axis=0), observed.sum((0, 1))
+    middle = np.take_along_axis(order, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+    return np.asarray(GAUSSIAN * np.where(count > 0, middle, 0), np.float32)
+
+
+def _few_bands(flags: Flags) -> Flags:
+    """Flags of pixels that are struck in up to a quarter of their bands: what is in more is in the scene."""
+    return np.asarray(flags & (flags.sum(-1, keepdims=True) <= max(1, flags.shape[-1] // 4)))
