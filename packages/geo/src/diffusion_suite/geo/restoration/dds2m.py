@@ -43,7 +43,7 @@ from diffusion_suite.geo.restoration.noise import Flags, Values
 from diffusion_suite.geo.restoration.paper import PUBLISHED_RANK, restore_measured
 from diffusion_suite.geo.restoration.statistics import SceneStatistics, gather
 from diffusion_suite.geo.restoration.symmetries import SYMMETRIES
-from diffusion_suite.geo.restoration.withheld import Withheld, hold_out
+from diffusion_suite.geo.restoration.withheld import Withheld, calibration, hold_out
 
 __all__ = ["DDS2M", "Mode", "Restoration", "Task", "load_prior"]
 
@@ -308,7 +308,7 @@ class DDS2M:
         judge = Withheld(hidden, truth)
         error = judge.error(found.fitted()) - 1
         predicted = float(np.mean((found.deviation() / found.data.noise)[hidden] ** 2))
-        factor = float(np.clip(np.sqrt(max(error, 0) / max(predicted, 1e-12)), 0.5, 3))
+        factor = calibration(error, predicted, int(hidden.sum()), "estimated" if refine else "given")
         log["calibration"] = {"withheld_error": max(error, 0.0), "predicted": predicted, "factor": factor}
         return factor
 
