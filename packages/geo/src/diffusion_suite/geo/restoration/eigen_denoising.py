@@ -199,5 +199,5 @@ def _filled(image: Values, known: Flags) -> Values:
 
 
 def _map_shape(sigma: Tensor, x: Tensor) -> tuple[int, int]:
-    has_map = sigma.ndim == 4 and sigma.shape[-1] > 1
+    has_map = sigma.ndim == 4 and max(sigma.shape[2:]) > 1
     return (x.shape[2], x.shape[3]) if has_map else (1, 1)

@@ -36,7 +36,12 @@ class Withheld:
     values: Values
 
     def error(self, values: Values) -> float:
-        """Mean squared error of restored values (in units of the noise), the samples' noise included."""
+        """Mean squared error of restored values (in units of the noise), the samples' noise included.
+
+        It is 0 for a cube so small that no sample was withheld.
+        """
+        if not self.flags.any():
+            return 0.0
         return float(np.mean((values[self.flags] - self.values) ** 2))
 
 
