@@ -83,15 +83,16 @@ def test_modes_rank_as_they_should():
 
 @pytest.mark.parametrize("mode", OURS)
 def test_noise_that_is_not_told_is_estimated(mode):
-    told, estimated = (restore(mode, degraded(), sigma=sigma) for sigma in (SIGMA, None))
-    assert rmse(estimated.cube, clean()) < 1.1 * rmse(told.cube, clean())
+    truth, cube = clean()[:28, :32], degraded()[:28, :32]
+    told, estimated = (restore(mode, cube, sigma=sigma) for sigma in (SIGMA, None))
+    assert rmse(estimated.cube, truth) < 1.1 * rmse(told.cube, truth)
     assert np.median(estimated.log["noise"]) == pytest.approx(SIGMA, rel=0.15)
 
 
 @pytest.mark.parametrize("mode", OURS)
 @pytest.mark.parametrize("sigma", [SIGMA, None])
 def test_any_unit(mode, sigma):
-    cube = np.where(holes(0.97), degraded(), np.nan).astype(np.float32)
+    cube = np.where(holes(0.97), degraded(), np.nan)[:20, :24].astype(np.float32)
     plain = restore(mode, cube, sigma=sigma)
     scaled = restore(mode, cube * 10_000 + 500, sigma=sigma and sigma * 10_000)
     error = (scaled.cube - 500) / 10_000 - plain.cube
@@ -111,7 +112,7 @@ def test_a_unit_without_rounding_changes_nothing(mode):
 def test_peaks_are_not_clipped(mode):
     bright = clean().copy()
     bright[10:14, 20:25] *= 12
-    inside = restore(mode, noisy(bright, 0.02), sigma=0.02).cube[11:13, 21:24]
+    inside = restore(mode, noisy(bright, 0.02)[:24, :32], sigma=0.02).cube[11:13, 21:24]
     assert bright[11:13, 21:24].max() > 4 * clean().max()
     assert rmse(inside, bright[11:13, 21:24]) < 0.02 * inside.max()
 
@@ -119,28 +120,27 @@ def test_peaks_are_not_clipped(mode):
 @pytest.mark.parametrize("mode", OURS)
 @pytest.mark.parametrize("share", [0.9, 0.3])
 def test_missing_samples_are_filled(mode, share):
-    seen = holes(share)
-    cube = np.where(seen, noisy(clean(), 0.05), np.nan).astype(np.float32)
-    cube[5:8, 30:33], seen[5:8, 30:33] = np.nan, False
+    truth, seen = clean()[:32, :36], holes(share)[:32, :36]
+    cube = np.where(seen, noisy(truth, 0.05), np.nan).astype(np.float32)
+    cube[5:8, 20:23], seen[5:8, 20:23] = np.nan, False
     cube[0, 0, 0], cube[1, 1, 1] = np.inf, -np.inf
     found = restore(mode, cube, sigma=0.05)
     assert found.log["task"] == "complete"
     assert np.isfinite(found.cube).all()
     assert np.isfinite(found.uncertainty).all()
-    flat = np.nanstd(clean(), axis=(0, 1)).mean()
     limit = {"fit": 0.6}.get(mode, 0.45)
-    assert rmse(found.cube[~seen], clean()[~seen]) < limit * flat
+    assert rmse(found.cube[~seen], truth[~seen]) < limit * truth.std((0, 1)).mean()
 
 
 @pytest.mark.parametrize("mode", FAST)
 def test_mask_is_the_same_as_nan(mode):
-    seen = holes(0.5)
-    with_nan = restore(mode, np.where(seen, degraded(), np.nan), sigma=SIGMA)
-    with_mask = restore(mode, np.where(seen, degraded(), 1e6), mask=seen.astype(np.uint8), sigma=SIGMA)
+    seen, cube = holes(0.5)[:20, :24], degraded()[:20, :24]
+    with_nan = restore(mode, np.where(seen, cube, np.nan), sigma=SIGMA)
+    with_mask = restore(mode, np.where(seen, cube, 1e6), mask=seen.astype(np.uint8), sigma=SIGMA)
     np.testing.assert_array_equal(with_nan.cube, with_mask.cube)
     pixels = seen[..., 0]
-    by_pixel = restore(mode, degraded(), mask=pixels, sigma=SIGMA)
-    by_band = restore(mode, degraded(), mask=np.repeat(pixels[..., None], BANDS, 2), sigma=SIGMA)
+    by_pixel = restore(mode, cube, mask=pixels, sigma=SIGMA)
+    by_band = restore(mode, cube, mask=np.repeat(pixels[..., None], BANDS, 2), sigma=SIGMA)
     np.testing.assert_array_equal(by_pixel.cube, by_band.cube)
 
 
@@ -167,10 +167,10 @@ def test_constant_cube_comes_back(mode):
 
 @pytest.mark.parametrize("mode", OURS)
 def test_one_band_and_a_plain_image(mode):
-    image = clean()[..., :1]
+    image = clean()[:24, :30, :1]
     noisy_image = noisy(image, SIGMA)
     cube, flat = restore(mode, noisy_image, sigma=SIGMA), restore(mode, noisy_image[..., 0], sigma=SIGMA)
-    assert cube.cube.shape == flat.cube.shape == (ROWS, COLUMNS, 1)
+    assert cube.cube.shape == flat.cube.shape == image.shape
     np.testing.assert_array_equal(cube.cube, flat.cube)
     assert rmse(cube.cube, image) < 0.95 * SIGMA
 
@@ -248,8 +248,8 @@ def test_super_resolution_of_a_rectangle(mode, factor):
 @pytest.mark.parametrize("mode", OURS)
 def test_uncertainty_is_that_of_the_error(mode):
     ratios = []
-    for seed in (0, 2, 4):
-        truth = clean_cube(48, 48, BANDS, seed=seed)
+    for seed in (0, 2):
+        truth = clean_cube(40, 40, BANDS, seed=seed)
         found = restore(mode, noisy(truth, SIGMA, seed), sigma=SIGMA)
         assert (found.uncertainty > 0).all()
         ratios.append(float(np.sqrt(np.mean(found.uncertainty**2))) / rmse(found.cube, truth))

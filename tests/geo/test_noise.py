@@ -202,3 +202,30 @@ def test_isolated_samples_are_found_and_single_pixel_targets_are_not():
     assert found[10, 12, 3]
     assert not found[30, 20].any()
     assert (found != alone).sum() <= 2
+
+
+def test_bright_targets_are_no_impulses():
+    clean = clean_cube(ROWS, COLUMNS, BANDS, 4, seed=2)
+    clean[10:14, 20:25] *= 12
+    cube = noisy(clean, 0.02)
+    data = Whitened.of(cube, everywhere(cube), cube.mean((0, 1)), np.full(BANDS, 0.02, np.float32))
+    cleaned, _ = clean_measurement(data, None)
+    assert cleaned.observed[10:14, 20:25].mean() > 0.95
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3])
+def test_a_level_told_too_small_does_not_empty_the_cube(share):
+    data = measured(seed=2)
+    cleaned, found = clean_measurement(data.rescale(np.full(BANDS, share, np.float32)), None)
+    assert found["impulses"] < 0.06
+    assert cleaned.observed.mean() > 0.94
+
+
+def test_many_impulses_are_found():
+    data = measured(seed=2)
+    hot = numpy_generator(0, "many").random(data.values.shape) < 0.02
+    struck = data.shift(np.where(hot, -20, 0).astype(np.float32))
+    cleaned, found = clean_measurement(struck, None)
+    assert found["impulses"] == pytest.approx(hot.mean(), rel=0.2)
+    assert (~cleaned.observed[hot]).mean() > 0.93
+    assert cleaned.observed[~hot].mean() > 0.998
