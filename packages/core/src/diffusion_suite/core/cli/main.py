@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours, or a demo that failed; 130 an interruption. ``--debug`` adds the traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    # Threads that spin while they wait make torch many times slower on a machine that other work shares.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
