@@ -115,18 +115,18 @@ def test_few_samples_withhold_nothing_and_half_precision_works():
 def test_folds_leave_each_sample_out_once_and_do_not_see_it():
     data = measure(clean_cube()[:16, :16])
     subspace = signal_subspace(data, RANK)
-    folds = split(data, subspace, False, 4, (0,), torch.device("cpu"))
+    folds = split(data, subspace, None, 4, (0,), torch.device("cpu"))
     assert (sum(fold.left_out.int() for fold in folds) == 1).all()
     left_out = folds[0].left_out[0].permute(1, 2, 0).numpy()
     changed = Whitened(data.values + 9 * left_out.astype(np.float32), data.observed, data.mean, data.noise)
-    other = split(changed, subspace, False, 4, (0,), torch.device("cpu"))
+    other = split(changed, subspace, None, 4, (0,), torch.device("cpu"))
     torch.testing.assert_close(other[0].pseudo, folds[0].pseudo)
     assert not torch.allclose(other[1].pseudo, folds[1].pseudo)
 
 
 def test_crops_of_enlarged_folds_ignore_their_cut_edges():
     data = measure(clean_cube())
-    fold = split(data, signal_subspace(data, RANK), False, 4, (0,), torch.device("cpu"))[0]
+    fold = split(data, signal_subspace(data, RANK), None, 4, (0,), torch.device("cpu"))[0]
     part = fold.cut(32, (3, 5, 0), 2)
     assert part.pseudo.shape[-2:] == (16, 16)
     assert not part.left_out[..., :2, :].any()

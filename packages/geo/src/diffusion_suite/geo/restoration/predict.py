@@ -148,7 +148,7 @@ def restore_scene(
         check_room(
             outputs.folder, bytes_needed(todo, (layers,)) + math.prod((*shape, scene.shape[2])) * scenes
         )
-        if method.mode == "default" and todo and len(larger) > 1 and found.factor == 1:
+        if config.mode == "default" and todo and len(larger) > 1 and found.factor == 1:
             method.fit_scene(_samples(scene, found), found.statistics, sigma, config.seed)
         finished = stream(
             found.windows, lambda w: restore_window(scene, w, found, method, config, sigma), store
