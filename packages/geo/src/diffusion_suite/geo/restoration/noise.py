@@ -121,7 +121,8 @@ def stripe_offsets(whitened: Values, observed: Flags) -> Values:
     profile = np.where(seen, profile, 0)
     outside = profile - (profile @ spectra) @ spectra.T
     error = 1 / np.sqrt(rows)
-    if np.mean((outside / error) ** 2) < 1.25 * (1 - spectra.shape[1] / bands):
+    alike = float((outside[1:] * outside[:-1]).sum() / max(float((outside**2).sum()), 1e-12))
+    if alike > 0.25 or np.mean((outside / error) ** 2) < 1.25 * (1 - spectra.shape[1] / bands):
         return none
     offsets = _sparsest(outside, spectra, error)
     return np.where(seen, offsets, 0).astype(np.float32)
