@@ -217,7 +217,7 @@ class DDS2M:
             )
         measured, found = clean_measurement(measured, self.rank)
         log.update(found)
-        refine = refine or found["striped_columns"] + found["striped_rows"] > 0
+        refine = refine or found.get("striped_columns", 0) + found.get("striped_rows", 0) > 0
         full_of_holes = measured.observed.mean() < DENSE
         if self.mode == "fit" or (self.mode == "default" and factor == 1 and full_of_holes):
             restored = self._fitted(measured, factor, seed, refine, log)
