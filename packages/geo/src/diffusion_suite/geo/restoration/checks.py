@@ -24,7 +24,7 @@ def load_prior(weights: str) -> EigenPrior:
 
         if not Path(weights).is_file():
             raise InputError(f"no checkpoint at {weights}", "check weights=")
-        return EigenPriorModule.load_from_checkpoint(weights, map_location="cpu", weights_only=True).model
+        return EigenPriorModule.from_checkpoint(weights).model
     return EigenPrior.from_pretrained(weights)
 
 

@@ -45,7 +45,7 @@ class EigenStacks(Dataset[dict[str, Tensor]]):
     def __init__(self, scenes: Sequence[tuple[Image, Image]], patch: int, seed: int) -> None:
         if not scenes:
             raise InputError(
-                "no training scene", "give scenes=1200 (procedural) or data=FOLDER of GeoTIFF scenes"
+                "no training scene", "give scenes=1200 (procedural) or name scene files or a folder of them"
             )
         self.scenes = [(stack.astype(np.float16), profile) for stack, profile in scenes]
         self.patch, self.seed = patch, seed
@@ -155,7 +155,7 @@ def scenes_of_files(paths: Sequence[Path], channels: int, patch: int) -> list[tu
 def _filled(cube: NDArray[np.float32], observed: NDArray[np.bool_]) -> NDArray[np.float32]:
     kept = observed.any((0, 1))
     if not kept.any():
-        raise InputError("a training scene holds no observed sample", "leave it out of data=")
+        raise InputError("a training scene holds no observed sample", "leave it out of the inputs")
     cube, observed = cube[..., kept], observed[..., kept]
     mean = np.where(observed, cube, 0).sum((0, 1), dtype=np.float64) / observed.sum((0, 1))
     return np.where(observed, cube, mean).astype(np.float32)

@@ -29,7 +29,7 @@ from diffusion_suite.geo.restoration.checks import (
 )
 from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
-from diffusion_suite.geo.restoration.eigen_solver import EigenImages, enlarge, solve, with_scores
+from diffusion_suite.geo.restoration.eigen_solver import EXCHANGES, EigenImages, enlarge, solve, with_scores
 from diffusion_suite.geo.restoration.fit import restore_fit
 from diffusion_suite.geo.restoration.measurement import (
     DENSE,
@@ -50,7 +50,6 @@ __all__ = ["DDS2M", "Mode", "Restoration", "Task", "load_prior"]
 Mode = Literal["default", "prior", "fit", "subspace", "paper"]
 
 ADAPT_STEPS = 160
-EXCHANGES = 4
 CALIBRATION_SIDE = 128
 MANY_PIXELS = 256 * 256
 

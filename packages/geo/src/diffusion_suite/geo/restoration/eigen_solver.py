@@ -25,6 +25,9 @@ from diffusion_suite.geo.restoration.measurement import (
 )
 from diffusion_suite.geo.restoration.noise import Values
 
+EXCHANGES = 4
+"""Exchanges of message passing after which the estimates stand still."""
+
 
 @dataclass(frozen=True)
 class EigenImages:

@@ -31,8 +31,8 @@ from diffusion_suite.core.training.averaging import MovingAverage
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
 from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
 from diffusion_suite.geo.restoration.eigen_prior import EigenPrior
-from diffusion_suite.geo.restoration.eigen_solver import EigenImages, solve, unseen_detail
-from diffusion_suite.geo.restoration.left_out import EXCHANGES, Fold, split
+from diffusion_suite.geo.restoration.eigen_solver import EXCHANGES, EigenImages, solve, unseen_detail
+from diffusion_suite.geo.restoration.left_out import Fold, split
 from diffusion_suite.geo.restoration.measurement import Subspace, Whitened
 from diffusion_suite.geo.restoration.noise import Values
 from diffusion_suite.geo.restoration.symmetries import SYMMETRIES, turned, turned_back

@@ -11,15 +11,13 @@ from torch.nn.functional import interpolate
 from diffusion_suite.core.inverse import BicubicDownsampling
 from diffusion_suite.core.seeding import generator, numpy_generator
 from diffusion_suite.geo.restoration.eigen_denoising import Stack
-from diffusion_suite.geo.restoration.eigen_solver import solve
+from diffusion_suite.geo.restoration.eigen_solver import EXCHANGES, solve
 from diffusion_suite.geo.restoration.measurement import Subspace, SubspaceEstimator, Whitened
 from diffusion_suite.geo.restoration.noise import Flags
 from diffusion_suite.geo.restoration.symmetries import turned
 
 BORDER = 2
 """Measured pixels along the cut of a crop that the downsampling takes from beyond it."""
-
-EXCHANGES = 4
 
 
 @dataclass(frozen=True)
