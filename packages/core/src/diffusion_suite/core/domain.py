@@ -104,7 +104,7 @@ def find(name: str) -> Domain | None:
     Raises:
         SuiteError: The domain is there but cannot be imported.
     """
-    module = f"diffusion_suite.{name}.domain"
+    module = "diffusion_suite.core.commands" if name == "core" else f"diffusion_suite.{name}.domain"
     try:
         present = name.isidentifier() and importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -126,7 +126,9 @@ def find(name: str) -> Domain | None:
 
 def installed() -> dict[str, Domain]:
     """Return all domains that can be loaded, known names first; a broken one is left out."""
-    names = dict.fromkeys([*KNOWN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))])
+    names = dict.fromkeys(
+        [*KNOWN, "core", *(point.name for point in importlib.metadata.entry_points(group=GROUP))]
+    )
     domains: dict[str, Domain] = {}
     for name in names:
         try:

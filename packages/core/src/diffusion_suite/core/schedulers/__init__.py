@@ -1,8 +1,16 @@
 """Noise tables, probability paths and prediction types: the ground floor of every method."""
 
 from diffusion_suite.core.schedulers.betas import BetaSchedule, betas
-from diffusion_suite.core.schedulers.denoiser import Denoiser, PredictionType, target, to_eps, to_x0
-from diffusion_suite.core.schedulers.noise import Noise, standard_normal
+from diffusion_suite.core.schedulers.denoiser import (
+    Denoiser,
+    PredictionType,
+    target,
+    times,
+    to_eps,
+    to_x0,
+)
+from diffusion_suite.core.schedulers.mixture import Mixture
+from diffusion_suite.core.schedulers.noise import Noise, standard_normal, step_noise
 from diffusion_suite.core.schedulers.paths import (
     EDM,
     VE,
@@ -23,6 +31,7 @@ __all__ = [
     "Denoiser",
     "DiscreteVP",
     "LinearVP",
+    "Mixture",
     "Noise",
     "Path",
     "PredictionType",
@@ -31,7 +40,9 @@ __all__ = [
     "Trigonometric",
     "betas",
     "standard_normal",
+    "step_noise",
     "target",
+    "times",
     "to_eps",
     "to_x0",
 ]

@@ -23,7 +23,9 @@ class Denoiser:
     `x_t`.
 
     Args:
-        model: callable (x_t, t, **cond) -> tensor of x_t's shape.
+        model: callable (x_t, t, **cond) -> tensor of x_t's shape. A time that is given as a number reaches it
+            as a tensor (batch,) on x_t's device, whole numbers as int64, others in x_t's type (at least
+            float32); a tensor reaches it as it is.
         path: the path on which the model was trained.
         prediction_type: what the model returns.
 
@@ -41,8 +43,20 @@ class Denoiser:
 
     def predict(self, x_t: Tensor, t: Time, **cond: Any) -> Tensor:
         """The model's own output, at least in float32."""
-        output = self.model(x_t, t, **cond)
+        output = self.model(x_t, times(t, x_t), **cond)
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def at_step(self, t: float, index: int, count: int) -> Denoiser:
+        """The denoiser for one step of a sampler: itself, unless a guidance acts in some steps only.
+
+        Samplers ask once a step, so that all evaluations of the step are guided alike.
+
+        Args:
+            t: time at the start of the step.
+            index: of the step, from 0.
+            count: number of steps.
+        """
+        return self
 
     def x0(self, x_t: Tensor, t: Time, **cond: Any) -> Tensor:
         """Estimate of the clean data."""
@@ -78,6 +92,14 @@ class Denoiser:
             return self.predict(x_t, t, **cond)
         x0, eps = self.both(x_t, t, **cond)
         return target(x0, eps, t, self.path, "velocity")
+
+
+def times(t: Time, x_t: Tensor) -> Tensor:
+    """A time as a network takes it: a tensor (batch,) on the device of `x_t`, made without copying to it."""
+    if isinstance(t, Tensor):
+        return t
+    dtype = torch.int64 if isinstance(t, int) else torch.promote_types(x_t.dtype, torch.float32)
+    return torch.full((x_t.shape[0],), t, dtype=dtype, device=x_t.device)
 
 
 def target(x0: Tensor, eps: Tensor, t: Time, path: Path, kind: PredictionType) -> Tensor:

@@ -32,6 +32,20 @@ def standard_normal(noise: Noise, like: Tensor) -> Tensor:
     return torch.stack([_draw(generator, like.shape[1:], like) for generator in noise])
 
 
+def step_noise(noise: Noise, index: int, like: Tensor) -> Tensor:
+    """The noise of one step of a sampler, as `standard_normal`.
+
+    Args:
+        noise: generator(s), drawn from in the order of the steps, or all values, (steps, *like.shape).
+        index: of the step, from 0.
+        like: tensor of shape (batch, ...).
+
+    Raises:
+        ValueError: the given values or the number of generators do not fit `like`.
+    """
+    return standard_normal(noise[index] if isinstance(noise, Tensor) else noise, like)
+
+
 def _draw(generator: torch.Generator, shape: torch.Size, like: Tensor) -> Tensor:
     values = torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype)
     return values.to(like.device, non_blocking=True)

@@ -22,6 +22,9 @@ def as_time(t: Time) -> Tensor:
 
 
 def _per_item(values: Tensor, like: Tensor) -> Tensor:
+    if values.ndim == 0 and values.device.type == "cpu":
+        # A scalar on the host goes along with every kernel; moving it would wait for the device.
+        return values.to(like.dtype)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)).to(like)
 
 

@@ -1,0 +1,1 @@
+"""Shipped settings of the core's own commands; choose one with ``-c NAME``."""
