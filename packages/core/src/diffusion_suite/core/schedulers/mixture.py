@@ -62,7 +62,8 @@ class Mixture:
         gain = torch.einsum("kij,bkj->bki", self.covariances, solved)
         means = self.means + _column(alpha, x)[..., None] * gain
         responsibilities = torch.softmax(self._joint(x, away, covariances), 1)
-        return (responsibilities[..., None] * means).sum(1)
+        mean: Tensor = (responsibilities[..., None] * means).sum(1)
+        return mean
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws, (count, d)."""
@@ -97,7 +98,8 @@ class Mixture:
         white = torch.linalg.solve_triangular(factor, away.unsqueeze(-1), upper=False).squeeze(-1)
         logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = 0.5 * x.shape[1] * math.log(2 * math.pi)
-        return self.weights.log() - logdet - constant - 0.5 * white.square().sum(-1)
+        joint: Tensor = self.weights.log() - logdet - constant - 0.5 * white.square().sum(-1)
+        return joint
 
 
 def _column(level: Level, x: Tensor) -> Tensor:
