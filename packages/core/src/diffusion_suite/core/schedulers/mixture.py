@@ -69,7 +69,8 @@ class Mixture:
         """Draws, (count, d)."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=self.means.dtype)
-        return self.means[chosen] + (torch.linalg.cholesky(self.covariances)[chosen] @ noise)[..., 0]
+        away: Tensor = (torch.linalg.cholesky(self.covariances)[chosen] @ noise)[..., 0]
+        return self.means[chosen] + away
 
     def denoiser(self, path: Path, kind: PredictionType = "x0") -> Denoiser:
         """The exact denoiser on a path, as a model of any prediction type.
@@ -81,7 +82,8 @@ class Mixture:
             flat, t = x.flatten(1), torch.as_tensor(t)
             alpha, sigma = path.at(t, flat)
             x0 = self.x0(flat, alpha, sigma)
-            return (x0 if kind == "x0" else target(x0, (flat - alpha * x0) / sigma, t, path, kind)).view_as(x)
+            output = x0 if kind == "x0" else target(x0, (flat - alpha * x0) / sigma, t, path, kind)
+            return output.view_as(x)
 
         return Denoiser(model, path, kind)
 
