@@ -9,6 +9,7 @@ from diffusion_suite.core.schedulers.denoiser import (
     to_eps,
     to_x0,
 )
+from diffusion_suite.core.schedulers.integrators import FieldStep, integrate_grid
 from diffusion_suite.core.schedulers.mixture import Mixture
 from diffusion_suite.core.schedulers.noise import Noise, standard_normal, step_noise
 from diffusion_suite.core.schedulers.paths import (
@@ -30,6 +31,7 @@ __all__ = [
     "CosineVP",
     "Denoiser",
     "DiscreteVP",
+    "FieldStep",
     "LinearVP",
     "Mixture",
     "Noise",
@@ -39,6 +41,7 @@ __all__ = [
     "Time",
     "Trigonometric",
     "betas",
+    "integrate_grid",
     "standard_normal",
     "step_noise",
     "target",
