@@ -1,0 +1,104 @@
+r"""Masked autoencoding of pictures: most patches are hidden from the encoder, a small decoder draws them.
+
+The loss is the squared error at the hidden patches, each normalised to mean 0 and variance 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion_suite.core.training import SuiteModule
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of RGB in [0, 1] by which pictures are normalised (ImageNet's)."""
+
+
+class MaskedAutoencoder(SuiteModule):
+    """A vision transformer that learns from pictures alone.
+
+    Args:
+        image_size: side of a training crop in pixels.
+        patch_size: side of a patch in pixels.
+        width: features of a token.
+        depth: layers of the encoder.
+        heads: attention heads.
+        mask_ratio: share of the patches that are hidden.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        patch_size: int = 8,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 6,
+        mask_ratio: float = 0.75,
+    ) -> None:
+        super().__init__()
+        from transformers import Dinov2Config, Dinov2Model
+
+        self.patch_size, self.mask_ratio = patch_size, mask_ratio
+        count = (image_size // patch_size) ** 2
+        self.hidden = min(count - 1, max(1, round(mask_ratio * count)))
+        self.encoder = Dinov2Model(
+            Dinov2Config(
+                image_size=image_size,
+                patch_size=patch_size,
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                use_mask_token=False,
+            )
+        )
+        self.decoder = Decoder(count, width, max(width // 2, 8), 3 * patch_size**2)
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """The mean squared error at the hidden patches of (batch, 3, height, width) in [0, 1]."""
+        pictures: Any = (batch - self.mean) / self.std
+        embedded = self.encoder.embeddings(pictures)
+        tokens = embedded[:, 1:]
+        order = torch.rand(tokens.shape[:2], generator=generator, device=tokens.device).argsort(1)
+        hidden, seen = order[:, : self.hidden], order[:, self.hidden :]
+        states = self.encoder.encoder(torch.cat([embedded[:, :1], _pick(tokens, seen)], 1)).last_hidden_state
+        drawn = self.decoder(self.encoder.layernorm(states), seen, hidden)
+        patches = F.pixel_unshuffle(batch, self.patch_size).flatten(2).transpose(1, 2)
+        wanted = _pick(patches, hidden)
+        variance, mean = torch.var_mean(wanted, 2, keepdim=True)
+        return (drawn - (wanted - mean) * (variance + 1e-6).rsqrt()).square().mean()
+
+
+class Decoder(nn.Module):
+    """Two transformer layers that draw hidden patches from the states of the seen ones."""
+
+    def __init__(self, count: int, width: int, inner: int, values: int) -> None:
+        super().__init__()
+        inner = max(32, inner // 32 * 32)
+        self.project = nn.Linear(width, inner)
+        self.hidden = nn.Parameter(torch.zeros(1, 1, inner))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, count, inner))
+        layer = nn.TransformerEncoderLayer(
+            inner, inner // 32, 4 * inner, 0.0, F.gelu, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, 2, nn.LayerNorm(inner), enable_nested_tensor=False)
+        self.out = nn.Linear(inner, values)
+
+    def forward(self, states: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+        """Values of the hidden patches, (batch, hidden, values)."""
+        projected = self.project(states)
+        positions = self.positions.expand(len(states), -1, -1)
+        known = projected[:, 1:] + _pick(positions, seen)
+        asked = self.hidden + _pick(positions, hidden)
+        decoded = self.layers(torch.cat([projected[:, :1], known, asked], 1))
+        values: Tensor = self.out(decoded[:, -hidden.shape[1] :])
+        return values
+
+
+def _pick(tokens: Tensor, places: Tensor) -> Tensor:
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
