@@ -9,7 +9,8 @@ from diffusion_suite.core.schedulers.denoiser import (
     to_eps,
     to_x0,
 )
-from diffusion_suite.core.schedulers.integrators import FieldStep, integrate_grid
+from diffusion_suite.core.schedulers.integrators import FieldStep, integrate_adaptive, integrate_grid
+from diffusion_suite.core.schedulers.likelihood import divergence, transported
 from diffusion_suite.core.schedulers.mixture import Mixture
 from diffusion_suite.core.schedulers.noise import Noise, standard_normal, step_noise
 from diffusion_suite.core.schedulers.paths import (
@@ -41,6 +42,8 @@ __all__ = [
     "Time",
     "Trigonometric",
     "betas",
+    "divergence",
+    "integrate_adaptive",
     "integrate_grid",
     "standard_normal",
     "step_noise",
@@ -48,4 +51,5 @@ __all__ = [
     "times",
     "to_eps",
     "to_x0",
+    "transported",
 ]

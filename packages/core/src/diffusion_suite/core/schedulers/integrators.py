@@ -109,3 +109,40 @@ def integrate_grid(
             callback(FieldStep(index, t, x, slope))
         x = STEPS[method](field, x, t, s, slope)
     return x
+
+
+def integrate_adaptive(
+    field: Field, x: Tensor, start: float, end: float, *, atol: float = 1e-6, rtol: float = 1e-3
+) -> Tensor:
+    """Follow a field from one time to another with steps chosen by the error (torchdiffeq's dopri5).
+
+    The step is chosen for the whole batch by its mean error: items solved together meet the tolerance, but
+    depend on one another within it. Each step waits for the device.
+
+    Args:
+        field: (x, t) -> slope of x's shape.
+        x: state at `start`, (batch, ...); kept at least in float32.
+        start: first time.
+        end: last time, on either side of `start`.
+        atol: absolute tolerance.
+        rtol: relative tolerance.
+
+    Returns:
+        The state at `end`.
+
+    Raises:
+        ConfigError: the step shrinks to nothing, as at a pole of the field or where it is not a number.
+    """
+    from torchdiffeq import odeint
+
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    ends = torch.tensor([start, end], dtype=x.dtype, device=x.device)
+    try:
+        path = odeint(lambda t, state: field(state, float(t)), x, ends, atol=atol, rtol=rtol, method="dopri5")
+    except AssertionError as error:
+        raise ConfigError(
+            f"the adaptive solver cannot go on ({error})",
+            "check that the model's output is finite, raise the tolerances, or use fixed steps",
+        ) from error
+    final: Tensor = path[-1]
+    return final
