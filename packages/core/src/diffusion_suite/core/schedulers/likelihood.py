@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,20 +37,20 @@ def divergence(field: Field, x: Tensor, t: float, probes: Tensor | None = None) 
         if not value.requires_grad:
             return value, torch.zeros(len(x), dtype=value.dtype, device=x.device)
         total = torch.zeros(len(x), dtype=value.dtype, device=x.device)
-        if probes is None:
-            flat = value.flatten(1)
-            for index in range(flat.shape[1]):
-                row = torch.autograd.grad(flat[:, index].sum(), x, retain_graph=True, materialize_grads=True)[
-                    0
-                ]
-                total += row.flatten(1)[:, index]
-        else:
-            for probe in probes:
-                row = torch.autograd.grad(
-                    value, x, probe.to(value), retain_graph=True, materialize_grads=True
-                )[0]
-                total += (row * probe).flatten(1).sum(1) / len(probes)
+        for z in _basis(x) if probes is None else probes.to(x) / len(probes) ** 0.5:
+            row = torch.autograd.grad(value, x, z.to(value), retain_graph=True, materialize_grads=True)[0]
+            total += (row * z).flatten(1).sum(1)
     return value.detach(), total
+
+
+def _basis(x: Tensor) -> Iterator[Tensor]:
+    """One vector for each value of an item, 1 there and 0 elsewhere, in the shape of x."""
+    vector = torch.zeros_like(x)
+    flat = vector.view(len(x), -1)
+    for index in range(flat.shape[1]):
+        vector.zero_()
+        flat[:, index] = 1.0
+        yield vector
 
 
 def transported(
