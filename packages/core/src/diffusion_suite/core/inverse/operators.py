@@ -1,6 +1,7 @@
-"""Linear measurements y = A x of images, with what the solvers of inverse problems ask of them.
+"""Linear measurements y = A x, with what the solvers of inverse problems ask of them.
 
-Images have shape (batch, channels, height, width). A `SpectralOperator` knows its decomposition A = U S V^T
+`x` is an image (batch, channels, height, width), or data of any other shape (batch, ...) such as vectors and
+sequences; "image" stands for all of them. A `SpectralOperator` knows its decomposition A = U S V^T
 and works in a spectral layout of its own, chosen so that neither direction permutes memory in a hot loop:
 coefficients have the shape of an image, `spectrum` holds the singular values there (0 where nothing is
 measured) and `measured` says which coefficients the data touch. The flat vectors of the literature, singular
@@ -9,6 +10,7 @@ values first, are available through `V, Vt, U, Ut, singulars`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
@@ -24,11 +26,11 @@ class LinearOperator(ABC):
     """A linear map from images to data.
 
     Attributes:
-        image_shape: (channels, height, width) of an image.
+        image_shape: shape of one image, (channels, height, width) or any other.
         data_shape: shape of the data of one image.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     data_shape: tuple[int, ...]
 
     @abstractmethod
@@ -53,6 +55,8 @@ class LinearOperator(ABC):
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 value = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            elif isinstance(value, LinearOperator):
+                value = value.to(device, dtype)
             setattr(moved, name, value)
         return moved
 
@@ -107,13 +111,13 @@ class SpectralOperator(LinearOperator):
     def spectral_order(self) -> Tensor:
         """Places in the flattened spectral layout of the entries of a flat vector, measured ones first."""
 
-    @abstractmethod
     def flatten_data(self, y: Tensor) -> Tensor:
         """Data as flat vectors (batch, number of measurements)."""
+        return y.flatten(1)
 
-    @abstractmethod
     def unflatten_data(self, y: Tensor) -> Tensor:
         """Inverse of `flatten_data`."""
+        return y.reshape(-1, *self.data_shape)
 
     @override
     def A(self, x: Tensor) -> Tensor:
@@ -170,12 +174,16 @@ class SpectralOperator(LinearOperator):
 
 
 class Identity(SpectralOperator):
-    """Every pixel measured as it is (denoising); flat vectors in (channel, row, column) order."""
+    """Every entry measured as it is (denoising); flat vectors in the order of memory.
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        self.image_shape = self.data_shape = (channels, height, width)
-        self.spectrum = torch.ones(1, 1, 1)
-        self.measured = torch.ones(1, 1, 1, dtype=torch.bool)
+    Args:
+        shape: of an image, such as (channels, height, width), or the length of a vector.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        self.image_shape = self.data_shape = shape
+        self.spectrum = torch.ones((1,) * len(shape))
+        self.measured = torch.ones((1,) * len(shape), dtype=torch.bool)
 
     @override
     def to_spectral(self, x: Tensor) -> Tensor:
@@ -195,42 +203,43 @@ class Identity(SpectralOperator):
 
     @override
     def spectral_order(self) -> Tensor:
-        channels, height, width = self.image_shape
-        return torch.arange(channels * height * width, device=self.spectrum.device)
-
-    @override
-    def flatten_data(self, y: Tensor) -> Tensor:
-        return y.flatten(1)
-
-    @override
-    def unflatten_data(self, y: Tensor) -> Tensor:
-        return y.reshape(-1, *self.data_shape)
+        return torch.arange(math.prod(self.image_shape), device=self.spectrum.device)
 
 
 class Inpainting(SpectralOperator):
     """Some entries measured (completion); data are images with 0 at missing entries.
 
-    Flat data hold the observed entries alone in (row, column, channel) order; flat spectral vectors have the
-    observed entries first and then the missing ones, each in that order.
+    Flat data hold the observed entries alone, channels fastest; flat spectral vectors have the observed
+    entries first and then the missing ones, each in that order.
 
     Args:
-        mask: 1 or True = measured; shape (channels, height, width), or (height, width) for all `channels`.
+        mask: 1 or True = measured; shape (channels, height, width), or (height, width) for all `channels`, or
+            any shape that broadcasts to `shape`.
         channels: number of channels of a two-dimensional mask.
+        shape: of an image, where it is not (channels, height, width): (length,), (channels, length), ...
 
     Raises:
-        InputError: the mask has neither shape.
+        InputError: the mask does not fit.
     """
 
-    def __init__(self, mask: Tensor, channels: int | None = None) -> None:
+    def __init__(
+        self, mask: Tensor, channels: int | None = None, shape: tuple[int, ...] | None = None
+    ) -> None:
         if mask.ndim == 2 and channels is not None:
             mask = mask.expand(channels, *mask.shape)
-        if mask.ndim != 3 or channels not in (None, mask.shape[0]):
+        if shape is None and (mask.ndim != 3 or channels not in (None, mask.shape[0])):
             raise InputError(
                 f"Inpainting: a mask of shape {tuple(mask.shape)} does not fit {channels or 'the'} channels",
                 "give a mask (channels, height, width), or (height, width) and the number of channels",
             )
-        channels, height, width = mask.shape
-        self.image_shape = self.data_shape = (channels, height, width)
+        if shape is not None:
+            if not _broadcasts(mask.shape, shape):
+                raise InputError(
+                    f"Inpainting: a mask of shape {tuple(mask.shape)} does not fit data of shape {shape}",
+                    "give a mask that broadcasts to that shape",
+                )
+            mask = mask.expand(shape)
+        self.image_shape = self.data_shape = tuple(mask.shape)
         self.measured = mask != 0
         self.spectrum = self.measured.to(torch.float32)
 
@@ -253,20 +262,25 @@ class Inpainting(SpectralOperator):
     @override
     def spectral_order(self) -> Tensor:
         places = torch.arange(self.measured.numel(), device=self.measured.device)
-        places = places.reshape(self.image_shape).permute(1, 2, 0).flatten()
-        observed = self.measured.permute(1, 2, 0).flatten()
+        places = places.reshape(self.image_shape).movedim(0, -1).flatten()
+        observed = self.measured.movedim(0, -1).flatten()
         return torch.cat([places[observed], places[~observed]])
 
     @override
     def flatten_data(self, y: Tensor) -> Tensor:
-        return y.permute(0, 2, 3, 1)[:, self.measured.permute(1, 2, 0)]
+        return y.movedim(1, -1)[:, self.measured.movedim(0, -1)]
 
     @override
     def unflatten_data(self, y: Tensor) -> Tensor:
-        channels, height, width = self.image_shape
-        image = y.new_zeros(y.shape[0], height, width, channels)
-        image[:, self.measured.permute(1, 2, 0)] = y
-        return image.permute(0, 3, 1, 2)
+        observed = self.measured.movedim(0, -1)
+        image = y.new_zeros(y.shape[0], *observed.shape)
+        image[:, observed] = y
+        return image.movedim(-1, 1)
+
+
+def _broadcasts(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    paired = zip(reversed(given), reversed(shape), strict=False)
+    return len(given) <= len(shape) and all(size in (1, full) for size, full in paired)
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:

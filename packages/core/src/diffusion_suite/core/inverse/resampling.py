@@ -18,11 +18,11 @@ SMALLEST_SINGULAR = 0.03
 
 @dataclass(frozen=True)
 class Factor:
-    """Decomposition of a one-dimensional operator h = U diag(S) V[:, :m]^T with m rows and n >= m columns.
+    """Decomposition h = U diag(S) V[:, :k]^T of an (m, n) matrix, k = min(m, n).
 
     Attributes:
-        U: (m, m).
-        S: (m,) singular values.
+        U: (m, k).
+        S: (k,) singular values, falling.
         V: (n, n), all right singular vectors.
     """
 
@@ -34,7 +34,7 @@ class Factor:
     def of(cls, matrix: Tensor, smallest: float = SMALLEST_SINGULAR) -> Self:
         """Decompose an (m, n) matrix in float64; singular values below `smallest` become 0."""
         U, S, Vt = torch.linalg.svd(matrix.double(), full_matrices=True)
-        return cls(U, torch.where(S.ge(smallest), S, 0.0), Vt.T.contiguous())
+        return cls(U[:, : len(S)], torch.where(S.ge(smallest), S, 0.0), Vt.T.contiguous())
 
 
 class SeparableOperator(SpectralOperator):
@@ -93,14 +93,6 @@ class SeparableOperator(SpectralOperator):
         offsets = torch.arange(channels, device=order.device) * (height * width)
         return (order[:, None] + offsets).flatten()
 
-    @override
-    def flatten_data(self, y: Tensor) -> Tensor:
-        return y.flatten(1)
-
-    @override
-    def unflatten_data(self, y: Tensor) -> Tensor:
-        return y.reshape(-1, *self.data_shape)
-
 
 class BicubicDownsampling(SeparableOperator):
     """Every f-th pixel of an image smoothed by the antialiasing bicubic kernel (super-resolution).
@@ -134,6 +126,29 @@ class BicubicDownsampling(SeparableOperator):
         super().__init__(rows, columns, channels, dtype)
 
 
+class AveragePooling(SeparableOperator):
+    """Means of blocks of f by f pixels; the last block of a ragged side averages the pixels that are left.
+
+    Args:
+        factor: f, 1 or more.
+        height: rows of the image.
+        width: columns of the image.
+        channels: number of channels.
+        dtype: type of the tensors that are kept.
+
+    Raises:
+        InputError: the factor is below 1.
+    """
+
+    def __init__(
+        self, factor: int, height: int, width: int, channels: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        if factor < 1:
+            raise InputError(f"AveragePooling: blocks of {factor} pixels", "give a factor of 1 or more")
+        rows, columns = (Factor.of(_block_means(factor, size), 0.0) for size in (height, width))
+        super().__init__(rows, columns, channels, dtype)
+
+
 def bicubic_kernel(factor: int) -> Tensor:
     """The 4f taps of Keys' cubic (a = -1/2) stretched by `factor`, float64, sum 1."""
     taps = 4 * factor
@@ -163,3 +178,10 @@ def bicubic_matrix(factor: int, size: int) -> Tensor:
         columns = torch.minimum(columns, 2 * size - 1 - columns)
         matrix[row].index_add_(0, columns, kernel)
     return matrix
+
+
+def _block_means(factor: int, size: int) -> Tensor:
+    """The (ceil(size/f), size) matrix of the means of f neighbours."""
+    block = torch.arange(size) // factor
+    members = (torch.arange(-(-size // factor))[:, None] == block).double()
+    return members / members.sum(1, keepdim=True)
