@@ -48,13 +48,12 @@ def flow_targets(case: Case, dtype: torch.dtype) -> None:
     given = {name: value.to(dtype) for name, value in case.tensors.items()}
     bound = case.config["tolerance"][f"{precision(case, dtype)}_relative"]
     source, target, eps, s = (given.pop(name) for name in ("source", "target", "eps", "t"))
-    vp = dict(
-        zip(("beta_min", "beta_max"), re.findall(r"[\d.]+\d", case.config["config"]["vp"]), strict=True)
-    )
+    vp = re.search(r"beta_min ([\d.]+).*beta_max ([\d.]+)", case.config["config"]["vp"])
+    assert vp is not None
     known: dict[str, Callable[[float], Interpolant]] = {
         "linear": lambda _: Interpolant(RectifiedFlow()),
         "gvp": lambda _: Interpolant(Trigonometric()),
-        "vp": lambda _: Interpolant(LinearVP(float(vp["beta_min"]), float(vp["beta_max"]))),
+        "vp": lambda _: Interpolant(LinearVP(*map(float, vp.groups()))),
         "icfm": Smoothed,
         "lipman": lambda sigma: Interpolant(LipmanPath(sigma)),
         "bridge": BrownianBridge,

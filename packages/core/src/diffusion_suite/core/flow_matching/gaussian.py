@@ -84,7 +84,8 @@ class GaussianFlow:
 
     def sample_source(self, normal: Tensor) -> Tensor:
         """Draws of the source made of standard normal values (batch, d)."""
-        return self.source_mean + normal @ torch.linalg.cholesky(self.source_cov).T
+        draws: Tensor = self.source_mean + normal @ torch.linalg.cholesky(self.source_cov).T
+        return draws
 
     def _moments(self, s: Tensor) -> tuple[Tensor, Tensor]:
         mean = ((1 - s) * self.source_mean + s * self.target_mean).squeeze(-2)

@@ -88,7 +88,7 @@ class Interpolant:
         Args:
             source: x_a, (batch, ...).
             target: x_b, of the same shape.
-            s: times in [0, 1], one or (batch,); inside (0, 1) for the Brownian bridge.
+            s: times in [0, 1], one or (batch,).
             noise: e, standard normal values of the same shape, for an interpolant that is `noisy`.
 
         Returns:
@@ -149,8 +149,8 @@ class Smoothed(Interpolant):
 class BrownianBridge(Interpolant):
     """The straight interpolant with the noise of a Brownian bridge, c = sigma sqrt(s (1 - s)).
 
-    The velocity u = x_b - x_a + (1 - 2s)/(2s(1 - s)) (x_s - s x_b - (1 - s) x_a) has no limit at the ends:
-    draw s inside (0, 1).
+    The velocity is u = x_b - x_a + (1 - 2s)/(2s(1 - s) + 1e-8) (x_s - s x_b - (1 - s) x_a); the small number
+    keeps it finite at the ends.
 
     Args:
         sigma: noise of the Brownian motion, at least 0.
@@ -165,7 +165,7 @@ class BrownianBridge(Interpolant):
     @override
     def spread(self, s: Tensor) -> tuple[Tensor, Tensor]:
         root = torch.sqrt(s * (1.0 - s))
-        return self.sigma * root, self.sigma * (1.0 - 2.0 * s) / (2.0 * root)
+        return self.sigma * root, self.sigma * root * (1.0 - 2.0 * s) / (2.0 * root**2 + 1e-8)
 
 
 def interpolant(name: InterpolantName, sigma: float | None = None) -> Interpolant:

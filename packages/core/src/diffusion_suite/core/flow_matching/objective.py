@@ -1,6 +1,7 @@
 """The flow-matching loss: mean squared error of the velocity (Lipman et al. 2023; Albergo et al. 2023).
 
 >>> import torch
+>>> from diffusion_suite.core.flow_matching import independent
 >>> pairs = independent(torch.ones(4, 2), torch.zeros(4, 2))
 >>> float(flow_loss(lambda x, s: torch.ones_like(x), pairs, torch.rand(4)))
 0.0
