@@ -335,3 +335,12 @@ def test_wrong_cubes_are_told(cube):
 def test_wrong_settings_are_told(arguments):
     with pytest.raises(InputError):
         DDS2M(**arguments)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.005, 0.02])
+def test_hardly_any_noise_leaves_the_cube_no_worse(share):
+    clean = clean_cube(48, 56, 24, 12, seed=5)
+    clean += 0.01 * numpy_generator(0, "texture").random(clean.shape, np.float32)
+    sigma = share * float(np.ptp(clean))
+    restored = DDS2M(mode="subspace").restore(noisy(clean, sigma), sigma=sigma)
+    assert np.sqrt(((restored.cube - clean) ** 2).mean()) < 1.02 * sigma

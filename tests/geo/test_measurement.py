@@ -14,6 +14,7 @@ from diffusion_suite.geo.restoration.measurement import (
     refit_subspace,
     signal_subspace,
     smooth_fill,
+    weighed,
 )
 
 CPU = torch.device("cpu")
@@ -200,3 +201,19 @@ def test_refit_of_uncertain_scores():
     assert largest_angle(found.loadings, truth.loadings) < 5
     np.testing.assert_allclose(found.deviation, truth.deviation, rtol=0.1)
     assert np.abs(shift).max() < 0.3
+
+
+def test_restored_and_measured_samples_are_weighed_by_their_errors():
+    rng = numpy_generator(0, "weighed")
+    truth = rng.standard_normal((60, 70, 3)).astype(np.float32)
+    own_error = np.array([0.0, 1.0, 5.0], np.float32)
+    restored = truth + own_error * rng.standard_normal(truth.shape).astype(np.float32)
+    observed = np.ones(truth.shape, bool)
+    observed[:10] = False
+    data = whitened(truth + rng.standard_normal(truth.shape).astype(np.float32), observed)
+    mean, spread = weighed(restored, np.full(truth.shape, 0.1, np.float32), data)
+    error = np.sqrt(((mean - truth)[10:] ** 2).mean((0, 1)))
+    np.testing.assert_allclose(error, own_error / np.sqrt(1 + own_error**2), atol=0.03)
+    np.testing.assert_allclose(spread[10:].mean((0, 1))[1:], error[1:], rtol=0.05)
+    np.testing.assert_array_equal(mean[:10], restored[:10])
+    assert float(spread[20, 20, 0]) == pytest.approx(0.1)

@@ -9,6 +9,7 @@ from diffusion_suite.geo.restoration.measurement import Whitened, clean_measurem
 from diffusion_suite.geo.restoration.noise import (
     band_noise,
     dead_lines,
+    explained,
     impulses,
     imputed,
     isolated,
@@ -189,6 +190,16 @@ def test_impulses_are_found_and_little_else():
     values[50, 3, 9] -= 12
     found = impulses(values, data.observed, loadings)
     assert sorted(map(tuple, np.argwhere(found))) == [(10, 12, 3), (50, 3, 9)]
+
+
+def test_what_other_bands_say_too_is_explained():
+    data = measured()
+    loadings = signal_subspace(data, 4).loadings
+    struck = np.zeros(data.values.shape, bool)
+    struck[10, 12, 3] = struck[30, 20, 5] = True
+    values = data.values.copy()
+    values[10, 12, 3] += 40
+    assert np.argwhere(explained(values, ~struck, loadings)).tolist() == [[30, 20, 5]]
 
 
 def test_isolated_samples_are_found_and_single_pixel_targets_are_not():

@@ -38,6 +38,7 @@ from diffusion_suite.geo.restoration.measurement import (
     Whitened,
     clean_measurement,
     signal_subspace,
+    weighed,
 )
 from diffusion_suite.geo.restoration.noise import Flags, Values
 from diffusion_suite.geo.restoration.paper import PUBLISHED_RANK, restore_measured
@@ -224,8 +225,12 @@ class DDS2M:
         else:
             restored = self._solved(measured, factor, seed, refine, log)
             spread = restored.deviation() * self._calibration(measured, seed, refine, log)
-        log.update(rank=restored.subspace.rank, noise=restored.data.noise.tolist())
-        return restored.values(), spread
+        data = restored.data
+        log.update(rank=restored.subspace.rank, noise=data.noise.tolist())
+        if factor > 1:
+            return restored.values(), spread
+        fitted, spread = weighed(restored.fitted(), spread / data.noise, data)
+        return data.back(fitted), spread * data.noise
 
     def _fitted(
         self, measured: Whitened, factor: int, seed: int, refine: bool, log: dict[str, Any]

@@ -15,6 +15,7 @@ from diffusion_suite.geo.restoration.noise import (
     Flags,
     Values,
     dead_lines,
+    explained,
     impulses,
     imputed,
     isolated,
@@ -163,13 +164,15 @@ def clean_measurement(data: Whitened, rank: int | None) -> tuple[Whitened, dict[
     found = {"dead": float(dead.mean()), "impulses": 0.0, "striped_columns": 0.0, "striped_rows": 0.0}
     if data.values.shape[-1] < 4 or min(data.values.shape[:2]) < 16 or data.observed.mean() < 0.6:
         return data, found
+    bands = data.values.shape[-1]
+    limits = {"smallest": min(8, bands // 3), "largest": bands // 2}
     alone = isolated(data.values, data.observed)
     if alone.any():
+        subspace = signal_subspace(data.hide(alone), rank, **limits)
+        alone &= ~explained(data.values, data.observed & ~alone, subspace.loadings)
         data, found["impulses"] = data.hide(alone), float(alone.mean())
     for _ in range(3):
-        subspace = signal_subspace(
-            data, rank, smallest=min(8, data.values.shape[-1] // 3), largest=data.values.shape[-1] // 2
-        )
+        subspace = signal_subspace(data, rank, **limits)
         spectra = subspace.loadings
         values = imputed(data.values, data.observed, spectra)
         columns = stripe_offsets(values, data.observed)
@@ -182,6 +185,26 @@ def clean_measurement(data: Whitened, rank: int | None) -> tuple[Whitened, dict[
             break
         data = data.shift(columns[None] + rows[:, None]).hide(outliers)
     return data, found
+
+
+def weighed(restored: Values, deviation: Values, data: Whitened) -> tuple[Values, Values]:
+    """Restored and measured samples weighed by their errors, all in units of the noise.
+
+    Where a band's residual is larger than its noise the difference is the restoration's own error e (spectra
+    that the subspace lacks): E residual^2 = 1 + e^2. Of two independent estimates with errors e and 1 the
+    best mean has the weights 1 / (1 + e^2) and e^2 / (1 + e^2). So hardly any noise leaves as good as all.
+
+    Returns:
+        The samples and their standard deviation, both changed where something was observed.
+    """
+    residual = np.where(data.observed, data.values - restored, 0)
+    count = np.maximum(data.observed.sum((0, 1)), 1)
+    excess = (residual**2).sum((0, 1)) / count - 1
+    error = np.maximum(excess - 3 * np.sqrt(2 / count), 0)
+    share = np.where(data.observed, error / (1 + error), 0)
+    spread = np.sqrt((1 - share) ** 2 * np.maximum(deviation**2, error) + share**2)
+    mean = restored + share * residual
+    return mean.astype(np.float32), np.where(share > 0, spread, deviation).astype(np.float32)
 
 
 class SubspaceEstimator:

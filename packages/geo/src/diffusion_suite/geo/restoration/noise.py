@@ -11,6 +11,9 @@ Flags = NDArray[np.bool_]
 GAUSSIAN = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+GAUSSIAN_TAIL = 1 / 1.6449
+"""Standard deviation of a Gaussian over the 90th percentile of its absolute deviation."""
+
 SPREAD_OF_NOISE = 1.3
 """Of a pixel's step from its neighbours less that of nearby bands: unit noise alone gives 1.16."""
 
@@ -168,6 +171,21 @@ def impulses(whitened: Values, observed: Flags, loadings: Values, threshold: flo
     return _few_bands(observed & (np.abs(residual) > threshold * level))
 
 
+def explained(whitened: Values, trusted: Flags, loadings: Values, threshold: float = 5.0) -> Flags:
+    """Samples that are not trusted but near what the trusted ones of their pixel say of them.
+
+    Args:
+        whitened: (rows, columns, bands) with unit noise.
+        trusted: same shape.
+        loadings: (bands, rank) spectra.
+        threshold: in noise levels, or in levels of the band's residual where those are larger.
+    """
+    residual = whitened - imputed(whitened, trusted, loadings)
+    fitted = whitened - (whitened @ loadings) @ loadings.T
+    level = np.maximum(1, _spread(fitted, trusted))
+    return np.asarray(~trusted & (np.abs(residual) <= threshold * level))
+
+
 def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags:
     """Samples that stand out from their four neighbours by far more than the same pixel does in nearby bands.
 
@@ -188,11 +206,17 @@ def isolated(whitened: Values, observed: Flags, threshold: float = 6.0) -> Flags
 
 
 def _spread(values: NDArray[np.floating], observed: Flags) -> Values:
-    """Robust standard deviation of each band, 0 where it has no sample."""
+    """Robust standard deviation of each band, 0 where it has no sample.
+
+    The greater of what the median and the 90th percentile of the sizes say: they agree for Gaussian noise,
+    while the residual of a scene that no few spectra explain has longer tails.
+    """
     sizes = np.where(observed, np.abs(values), np.inf)
     order, count = np.sort(sizes.reshape(-1, sizes.shape[-1]), axis=0), observed.sum((0, 1))
-    middle = np.take_along_axis(order, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-    return np.asarray(GAUSSIAN * np.where(count > 0, middle, 0), np.float32)
+    last = np.maximum(count - 1, 0)[None]
+    places = np.concatenate([last // 2, last * 9 // 10])
+    found = np.take_along_axis(order, places, axis=0) * np.array([[GAUSSIAN], [GAUSSIAN_TAIL]])
+    return np.asarray(np.where(count > 0, found.max(0), 0), np.float32)
 
 
 def _few_bands(flags: Flags) -> Flags:
