@@ -21,7 +21,8 @@ def as_time(t: Time) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-def _per_item(values: Tensor, like: Tensor) -> Tensor:
+def per_item(values: Tensor, like: Tensor) -> Tensor:
+    """Values () or (batch,) in the type and on the device of `like`, to be multiplied with it."""
     if values.ndim == 0 and values.device.type == "cpu":
         # A scalar on the host goes along with every kernel; moving it would wait for the device.
         return values.to(like.dtype)
@@ -57,11 +58,11 @@ class Path(ABC):
 
     def at(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both factors in the type and on the device of `like`, one an item if `t` has shape (batch,)."""
-        return _per_item(self.alpha(t), like), _per_item(self.sigma(t), like)
+        return per_item(self.alpha(t), like), per_item(self.sigma(t), like)
 
     def derivative_at(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both derivatives, cast as by `at`."""
-        return _per_item(self.d_alpha(t), like), _per_item(self.d_sigma(t), like)
+        return per_item(self.d_alpha(t), like), per_item(self.d_sigma(t), like)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """The state x_t = alpha x0 + sigma eps."""
