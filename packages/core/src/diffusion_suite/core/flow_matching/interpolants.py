@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.schedulers import Denoiser, LinearVP, Path, RectifiedFlow, Time, Trigonometric
-from diffusion_suite.core.schedulers.paths import as_time
+from diffusion_suite.core.schedulers.paths import as_time, per_item
 
 Velocity = Callable[..., Tensor]
 InterpolantName = Literal["linear", "trigonometric", "vp", "lipman", "smoothed", "bridge"]
@@ -108,7 +108,7 @@ class Interpolant:
         velocity = -(rates[0] * target + rates[1] * source)
         if noise is None:
             return x, velocity
-        width, widening = (_per_item(value, source) for value in self.spread(s))
+        width, widening = (per_item(value, source) for value in self.spread(s))
         return x + width * noise, velocity + widening * noise
 
     def denoiser(self, velocity: Velocity) -> Denoiser:
@@ -193,10 +193,6 @@ def interpolant(name: InterpolantName, sigma: float | None = None) -> Interpolan
     if own:
         raise ConfigError(f"the {name} interpolant has no sigma", "leave it out, or use smoothed or bridge")
     return Interpolant(paths[name]())
-
-
-def _per_item(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)).to(like)
 
 
 def _checked(sigma: float) -> float:
