@@ -135,13 +135,15 @@ def classifier_guidance_mixture(case: Case, dtype: torch.dtype) -> None:
     denoiser = mixture.denoiser(path, "eps")
     check_here("eps_uncond", denoiser.eps(x_t, t))
     check_here("x0_pred", denoiser.x0(x_t, t))
-    conditional = [parts[int(k)].denoiser(path, "eps").eps(x_t[[i]], t[[i]]) for i, k in enumerate(labels)]
+    parts = [mixture.restricted([k]) for k in range(len(mixture.weights))]
+    rows = zip(labels.tolist(), x_t.split(1), t.split(1), strict=True)
+    conditional = [parts[label].denoiser(path, "eps").eps(row, at) for label, row, at in rows]
     check_here("eps_cond", torch.cat(conditional))
 
     def posterior(x: Tensor, at: Tensor) -> Tensor:
-        return mixture.responsibilities(
-            x, *(level.to(dtype) for level in (path.alpha(at), path.sigma(at)))
-        ).log()
+        levels = path.alpha(at), path.sigma(at)
+        densities = torch.stack([part.log_density(x, *levels) for part in parts], 1)
+        return (densities + mixture.weights.log()).log_softmax(1)
 
     check_here("log_prob", posterior(x_t, t))
     for weight in case.config["config"]["weights"]:
@@ -158,11 +160,11 @@ def classifier_guidance_mixture(case: Case, dtype: torch.dtype) -> None:
 
     check_here("energy", energy(denoiser.x0(x_t, t)))
     alpha, sigma = (tensors[name].to(dtype)[:, None] for name in ("alpha", "sigma"))
-    through, at_x0 = (
-        EnergyGuided(denoiser, energy, jacobian=jacobian).eps(x_t, t) for jacobian in (True, False)
-    )
-    check_here("energy_grad_through_denoiser", (through - denoiser.eps(x_t, t)) / sigma)
-    check_here("energy_grad_at_x0", (at_x0 - denoiser.eps(x_t, t)) / sigma * alpha)
+    plain = denoiser.eps(x_t, t)
+    through = EnergyGuided(denoiser, energy).eps(x_t, t)
+    at_x0 = EnergyGuided(denoiser, energy, jacobian=False).eps(x_t, t)
+    check_here("energy_grad_through_denoiser", (through - plain) / sigma)
+    check_here("energy_grad_at_x0", (at_x0 - plain) / sigma * alpha)
 
 
 def calibrated_classifier(case: Case, dtype: torch.dtype) -> None:
