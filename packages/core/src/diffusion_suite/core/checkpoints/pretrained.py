@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -91,7 +92,7 @@ class Pretrained:
             return cls._from_starter().to(device)  # type: ignore[attr-defined, no-any-return]
         folder = Path(source)
         if not folder.is_dir():
-            folder = _from_hub(str(source), revision, local_files_only)
+            folder = hub_folder(str(source), revision, local_files_only)
         return cls._from_folder(folder).to(device)  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
@@ -149,14 +150,29 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
+def hub_folder(
+    name: str,
+    revision: str | None,
+    local_files_only: bool,
+    patterns: Sequence[str] = (WEIGHTS, CONFIG, CARD),
+) -> Path:
+    """The folder of a model of the hub, from the local cache or downloaded.
+
+    Args:
+        name: ``"owner/name"``.
+        revision: branch, tag or commit.
+        local_files_only: look in the local cache alone.
+        patterns: names of the files that are wanted.
+
+    Raises:
+        CheckpointError: when there is no such model, or none in the cache.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        patterns = [WEIGHTS, CONFIG, CARD]
         folder = snapshot_download(
-            name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns
+            name, revision=revision, local_files_only=local_files_only, allow_patterns=list(patterns)
         )
     except HFValidationError as error:
         raise CheckpointError(f"no folder at {name}", "check the path") from error

@@ -5,17 +5,15 @@ The loss is the squared error at the hidden patches, each normalised to mean 0 a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion_suite.core.encoders.base import Contract
+from diffusion_suite.core.encoders.images import IMAGENET, normalised
 from diffusion_suite.core.training import SuiteModule
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of RGB in [0, 1] by which pictures are normalised (ImageNet's)."""
+SCALE = Contract(mean=IMAGENET[0], std=IMAGENET[1])
 
 
 class MaskedAutoencoder(SuiteModule):
@@ -56,13 +54,10 @@ class MaskedAutoencoder(SuiteModule):
             )
         )
         self.decoder = Decoder(count, width, max(width // 2, 8), 3 * patch_size**2)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """The mean squared error at the hidden patches of (batch, 3, height, width) in [0, 1]."""
-        pictures: Any = (batch - self.mean) / self.std
-        embedded = self.encoder.embeddings(pictures)
+        embedded = self.encoder.embeddings(normalised(batch, SCALE))
         tokens = embedded[:, 1:]
         order = torch.rand(tokens.shape[:2], generator=generator, device=tokens.device).argsort(1)
         hidden, seen = order[:, : self.hidden], order[:, self.hidden :]
@@ -71,7 +66,8 @@ class MaskedAutoencoder(SuiteModule):
         patches = F.pixel_unshuffle(batch, self.patch_size).flatten(2).transpose(1, 2)
         wanted = _pick(patches, hidden)
         variance, mean = torch.var_mean(wanted, 2, keepdim=True)
-        return (drawn - (wanted - mean) * (variance + 1e-6).rsqrt()).square().mean()
+        loss: Tensor = (drawn - (wanted - mean) * (variance + 1e-6).rsqrt()).square().mean()
+        return loss
 
 
 class Decoder(nn.Module):

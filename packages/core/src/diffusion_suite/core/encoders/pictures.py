@@ -87,7 +87,8 @@ def _values(image: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
 
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image, np.float32)
-        grey = grey / 65535 if image.mode != "F" else grey
+        if image.mode != "F":
+            grey = grey / np.float32(65535)
         if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 1:
             limits = "65535" if image.mode != "F" else "1"
             raise InputError(f"{path} holds values that are not from 0 to {limits}", "scale it, or remove it")
@@ -95,7 +96,7 @@ def _values(image: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"), np.float32) / 255
+    return np.asarray(image.convert("RGB"), np.float32) / np.float32(255)
 
 
 def shrink(picture: Tensor, shorter_side: int) -> Tensor:
