@@ -1,4 +1,4 @@
-"""What `DDS2M` is given, checked before any work: arrays, task, noise, device."""
+"""What `DDS2M` is given, checked before any work: arrays, task, noise, arithmetic."""
 
 from __future__ import annotations
 
@@ -26,22 +26,6 @@ def load_prior(weights: str) -> EigenPrior:
             raise InputError(f"no checkpoint at {weights}", "check weights=")
         return EigenPriorModule.from_checkpoint(weights).model
     return EigenPrior.from_pretrained(weights)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={name} cannot be used here", "give device=cpu or device=auto") from error
-    return device
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from diffusion_suite.core.devices import pick_device
 from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.seeding import generator, key
 from diffusion_suite.geo.restoration.adapt import adapt
@@ -24,7 +25,6 @@ from diffusion_suite.geo.restoration.checks import (
     check_sigma,
     check_task,
     load_prior,
-    pick_device,
     pick_dtype,
 )
 from diffusion_suite.geo.restoration.eigen_denoising import ClassicalStack, PriorStack, Stack
