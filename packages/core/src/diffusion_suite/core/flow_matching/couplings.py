@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from diffusion_suite.core.flow_matching.transport import optimal_pairing
 from diffusion_suite.core.schedulers import Noise, standard_normal
+from diffusion_suite.core.schedulers.conditions import reordered
 
 
 class Pairs(NamedTuple):
@@ -84,24 +85,3 @@ def optimal_transport(base: Coupling = independent, limit: int = 512) -> Couplin
         return Pairs(pairs.source, pairs.target[order], reordered(pairs.cond, order))
 
     return coupling
-
-
-def reordered(cond: Mapping[str, Any], order: Tensor) -> dict[str, Any]:
-    """Conditions of a batch, taken in another order or in part.
-
-    Args:
-        cond: tensors and sequences with one entry an item, nested mappings of these; numbers, text, None and
-            tensors without dimensions hold for all items and stay.
-        order: (items,) indices into the batch.
-    """
-    return {name: _take(value, order) for name, value in cond.items()}
-
-
-def _take(value: Any, order: Tensor) -> Any:
-    if isinstance(value, Tensor):
-        return value[order.to(value.device)] if value.ndim else value
-    if isinstance(value, Mapping):
-        return reordered(value, order)
-    if isinstance(value, (list, tuple)):
-        return type(value)([value[index] for index in order.tolist()])
-    return value

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from diffusion_suite.core.errors import ConfigError
-from diffusion_suite.core.flow_matching.couplings import reordered
 from diffusion_suite.core.flow_matching.interpolants import Velocity
 from diffusion_suite.core.schedulers import FieldStep, integrate_adaptive, integrate_grid, times, transported
+from diffusion_suite.core.schedulers.conditions import reordered
 from diffusion_suite.core.schedulers.integrators import Method
 
 

@@ -9,6 +9,9 @@ from diffusion_suite.core.schedulers.denoiser import (
     to_eps,
     to_x0,
 )
+from diffusion_suite.core.schedulers.diffusers_adapters import diffusers_path, from_diffusers, to_diffusers
+from diffusion_suite.core.schedulers.diffusers_sampler import scheduler_sampler
+from diffusion_suite.core.schedulers.dpm_encoder import DPMLatents, dpm_decode, dpm_encode
 from diffusion_suite.core.schedulers.grids import (
     Spacing,
     clean_end,
@@ -19,11 +22,13 @@ from diffusion_suite.core.schedulers.grids import (
     time_travel,
 )
 from diffusion_suite.core.schedulers.integrators import FieldStep, integrate_adaptive, integrate_grid
+from diffusion_suite.core.schedulers.inversion import invert
 from diffusion_suite.core.schedulers.joint import Joint, Modality, pack, unpack
 from diffusion_suite.core.schedulers.likelihood import divergence, transported
 from diffusion_suite.core.schedulers.mixture import Mixture
 from diffusion_suite.core.schedulers.noise import Noise, standard_normal, step_noise
 from diffusion_suite.core.schedulers.objective import denoising_errors, denoising_loss, prediction_errors
+from diffusion_suite.core.schedulers.ode import LogDensity, log_likelihood, probability_flow
 from diffusion_suite.core.schedulers.offset import OffsetDenoiser, OffsetPath
 from diffusion_suite.core.schedulers.paths import (
     EDM,
@@ -49,6 +54,7 @@ from diffusion_suite.core.schedulers.samplers import (
     renoise,
     rk4,
 )
+from diffusion_suite.core.schedulers.solvers import dpm_solver_pp, edm_heun, euler_maruyama
 from diffusion_suite.core.schedulers.tables import Posterior, posterior, zero_terminal_snr
 from diffusion_suite.core.schedulers.training_times import (
     CosMap,
@@ -88,6 +94,7 @@ __all__ = [
     "CosMap",
     "CosMapWeight",
     "CosineVP",
+    "DPMLatents",
     "Denoiser",
     "DiscreteVP",
     "EDMWeight",
@@ -98,6 +105,7 @@ __all__ = [
     "Joint",
     "Likelihood",
     "LinearVP",
+    "LogDensity",
     "LogNormal",
     "LogitNormal",
     "MinSNR",
@@ -131,31 +139,43 @@ __all__ = [
     "ddim",
     "denoising_errors",
     "denoising_loss",
+    "diffusers_path",
     "divergence",
+    "dpm_decode",
+    "dpm_encode",
+    "dpm_solver_pp",
+    "edm_heun",
     "error_factor",
     "euler",
+    "euler_maruyama",
     "even_times",
     "exponential_shift",
+    "from_diffusers",
     "heun",
     "index_times",
     "integrate_adaptive",
     "integrate_grid",
+    "invert",
     "karras_times",
+    "log_likelihood",
     "logsnr_times",
     "midpoint",
     "on_prediction",
     "pack",
     "posterior",
     "prediction_errors",
+    "probability_flow",
     "renoise",
     "resolution_shift",
     "rk4",
+    "scheduler_sampler",
     "standard_normal",
     "step_noise",
     "stratified",
     "target",
     "time_travel",
     "times",
+    "to_diffusers",
     "to_eps",
     "to_x0",
     "transported",

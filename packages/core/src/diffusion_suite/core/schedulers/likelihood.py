@@ -69,11 +69,20 @@ def transported(
         The points at the last time, and ln p_last(x_last) - ln p_first(x_first) of each, (batch,).
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    state = integrate_grid(with_density(field, x, probes), widened(x), times, method)
+    return state[:, :-1].view_as(x), state[:, -1]
+
+
+def with_density(field: Field, like: Tensor, probes: Tensor | None = None) -> Field:
+    """The field of states (batch, values + 1): a flattened point of `like`'s shape, and its log-density."""
 
     def both(state: Tensor, t: float) -> Tensor:
-        value, spread = divergence(field, state[:, :-1].view_as(x), t, probes)
+        value, spread = divergence(field, state[:, :-1].view_as(like), t, probes)
         return torch.cat([value.flatten(1), -spread[:, None]], 1)
 
-    state = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
-    state = integrate_grid(both, state, times, method)
-    return state[:, :-1].view_as(x), state[:, -1]
+    return both
+
+
+def widened(x: Tensor) -> Tensor:
+    """The state of `with_density` at points x, with log-density 0."""
+    return torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)

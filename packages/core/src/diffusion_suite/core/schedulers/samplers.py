@@ -236,14 +236,20 @@ def walk(
     Raises:
         ConfigError: fewer than two times, equal neighbours, or rising times where there may be none.
     """
+    numbers = checked(times, rising)
+    for index, (t, s) in enumerate(itertools.pairwise(numbers)):
+        yield index, t, s, denoiser.at_step(t, index, len(numbers) - 1)
+
+
+def checked(times: Grid, rising: bool = False) -> list[float]:
+    """The times as host numbers; errors as of `walk`."""
     numbers = times.tolist() if isinstance(times, Tensor) else list(times)
     if len(numbers) < 2:
         raise ConfigError(f"{len(numbers)} time(s) make no step", "give N + 1 times for N steps")
     for t, s in itertools.pairwise(numbers):
         if not (s < t or (rising and s > t)):
             raise ConfigError(f"time {s} follows {t}", "give times that descend to the clean end")
-    for index, (t, s) in enumerate(itertools.pairwise(numbers)):
-        yield index, t, s, denoiser.at_step(t, index, len(numbers) - 1)
+    return numbers
 
 
 def state(x: Tensor) -> Tensor:
