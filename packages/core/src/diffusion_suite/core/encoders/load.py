@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from diffusion_suite.core.checkpoints.pretrained import hub_folder, read_config
-from diffusion_suite.core.checkpoints.published import shorten
 from diffusion_suite.core.encoders.base import Contract, Encoder
-from diffusion_suite.core.encoders.images import IMAGENET, ImageEncoder, VideoEncoder
+from diffusion_suite.core.encoders.families import ALIASES, FAMILIES, Family, open_network, quiet
+from diffusion_suite.core.encoders.images import ImageEncoder, VideoEncoder
 from diffusion_suite.core.encoders.speech import HOP, SpeechEncoder, WhisperEncoder
 from diffusion_suite.core.encoders.text import TextEncoder
 from diffusion_suite.core.errors import CheckpointError, ConfigError
 
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 KINDS = ("image", "speech", "text", "video")
 BY_INPUT = {
     "pixel_values": "image",
@@ -30,42 +25,10 @@ BY_INPUT = {
     "input_ids": "text",
     "pixel_values_videos": "video",
 }
+USUAL_SIZES = {("dinov2", 518): 224, ("dinov2_with_registers", 518): 224}
+"""Sides at which models are used, where that is not the side of their positions."""
+
 PATTERNS = ("*.json", "*.txt", "*.model", "*/config.json", "model*.safetensors", "pytorch_model*.bin")
-UNUSED = ("pooler", "mask_token", "masked_spec_embed", "position_ids", "decoder.")
-"""Parts of weights that may be missing: nothing here reads them."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is known of a type of model beyond its configuration."""
-
-    model: str = "AutoModel"
-    pooling: str = "mean"
-    scale: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
-    create: dict[str, Any] = field(default_factory=dict)
-    call: dict[str, Any] = field(default_factory=dict)
-    size: int = 0
-
-
-ANY_SIZE = {"interpolate_pos_encoding": True}
-BARE = {"add_pooling_layer": False}
-FAMILIES = {
-    ("dinov2", "image"): Family(pooling="cls", size=224),
-    ("dinov2_with_registers", "image"): Family(pooling="cls", size=224),
-    ("dinov3_vit", "image"): Family(pooling="cls"),
-    ("vit", "image"): Family("ViTModel", "cls", HALF, BARE, ANY_SIZE),
-    ("vit_msn", "image"): Family(pooling="cls", call=ANY_SIZE),
-    ("vit_mae", "image"): Family("ViTMAEModel", call={**ANY_SIZE, "noise": "rising"}),
-    ("ijepa", "image"): Family("IJepaModel", create=BARE, call=ANY_SIZE),
-    ("siglip", "image"): Family("SiglipVisionModel", "model", HALF, call=ANY_SIZE),
-    ("clip", "image"): Family("CLIPVisionModel", "model", CLIP, call=ANY_SIZE),
-    ("bert", "text"): Family("BertModel", create=BARE),
-    ("siglip", "text"): Family("SiglipTextModel", "model"),
-    ("clip", "text"): Family("CLIPTextModel", "model"),
-    ("vjepa2", "video"): Family(call={"skip_predictor": True}),
-}
-ALIASES = {"cxr-bert": "bert"}
-"""Types that are another under a name of their own; no code that lies beside weights is ever run."""
 
 
 def load_encoder(
@@ -125,7 +88,9 @@ def from_folder(folder: Path, kind: str | None, settings: dict[str, Any]) -> Enc
     if label in ("clip", "siglip") and side is None:
         side = "image"
     family = next((FAMILIES[key] for key in FAMILIES if key[0] == label and side in (None, key[1])), Family())
-    network = _network(folder, given, content, family)
+    if settings["pooling"] is None:
+        settings = {**settings, "pooling": family.pooling}
+    network = open_network(folder, given, content, family, settings["pooling"])
     found = BY_INPUT.get(str(getattr(network, "main_input_name", "")), "")
     found = "video" if label in ("videomae", "vivit", "timesformer") else found
     if found not in (KINDS if kind is None else (kind,)):
@@ -133,8 +98,6 @@ def from_folder(folder: Path, kind: str | None, settings: dict[str, Any]) -> Enc
             f"{folder} holds an encoder of {found or 'another kind'} ({given}), not of {kind or KINDS}",
             "give another folder or kind",
         )
-    if settings["pooling"] is None:
-        settings = {**settings, "pooling": family.pooling}
     build: dict[str, Callable[..., Encoder]] = {
         "image": _image,
         "speech": _speech,
@@ -147,50 +110,15 @@ def from_folder(folder: Path, kind: str | None, settings: dict[str, Any]) -> Enc
         raise ConfigError(f"an encoder of {found} does not take these settings ({error})") from error
 
 
-def _network(folder: Path, given: str, content: dict[str, Any], family: Family) -> nn.Module:
-    try:
-        import transformers
-        from transformers import AutoConfig
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "encoders need transformers", "pip install 'diffusion-suite-core[encoders]'"
-        ) from error
-    try:
-        if given in ALIASES:
-            config: Any = transformers.AutoConfig.for_model(ALIASES[given], **_plain(content))
-        else:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if hasattr(config, "mask_ratio"):
-            config.mask_ratio = 0.0
-        if family.model not in ("AutoModel",) and family.model.endswith(("VisionModel", "TextModel")):
-            part = "vision_config" if family.model.endswith("VisionModel") else "text_config"
-            config = getattr(config, part, config)
-        with quiet():
-            network, report = getattr(transformers, family.model).from_pretrained(
-                folder, config=config, output_loading_info=True, local_files_only=True, **family.create
-            )
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
-        raise CheckpointError(f"{folder} cannot be opened as an encoder ({reason})", "check it") from error
-    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in UNUSED))
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks weights of a {type(network).__name__}: {shorten(missing)}", "fetch it again"
-        )
-    loaded: nn.Module = network.get_encoder() if config.is_encoder_decoder else network
-    return loaded
-
-
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name not in ("model_type", "auto_map")}
-
-
 def _image(folder: Path, network: Any, label: str, family: Family, settings: dict[str, Any]) -> Encoder:
     config, shown = network.config, _preprocessor(folder)
+    if settings["layer"] is not None and (hasattr(config, "hidden_sizes") or hasattr(config, "depths")):
+        raise ConfigError(f"the layers of {label} differ in width and grid", "leave layer out")
+    side = _first(getattr(config, "image_size", 224))
     mean, std = shown.get("image_mean"), shown.get("image_std")
     contract = Contract(
         channels=3,
-        size=_side(shown, family.size or _first(getattr(config, "image_size", 224))),
+        size=_side(shown, USUAL_SIZES.get((label, side), side)),
         patch=_first(getattr(config, "patch_size", 1)),
         mean=tuple(mean or family.scale[0]),
         std=tuple(std or family.scale[1]),
@@ -298,19 +226,3 @@ def _width(config: Any) -> int:
 
 def _first(value: Any) -> int:
     return int(value[0] if isinstance(value, (list, tuple)) else value)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the notes and bars of ``transformers`` while it reads or writes weights."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
