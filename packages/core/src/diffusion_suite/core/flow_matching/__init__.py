@@ -25,6 +25,7 @@ from diffusion_suite.core.flow_matching.transport import entropic_plan, optimal_
 from diffusion_suite.core.flow_matching.upsampling import (
     UpsamplingSource,
     WithCondition,
+    cosine_signal,
     enlarged,
     shifted_cosine,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Straightness",
     "UpsamplingSource",
     "WithCondition",
+    "cosine_signal",
     "data_dependent",
     "enlarged",
     "entropic_plan",

@@ -46,9 +46,13 @@ def shifted_cosine(steps: int = 1000, size: int = 64) -> Tensor:
         raise ConfigError(
             f"a table of {steps} steps for size {size}", "give 2 steps or more, and size 1 or more"
         )
-    tau = torch.linspace(0.0, 1.0, steps, dtype=torch.float64)
-    logsnr = -2.0 * torch.log(torch.tan(0.5 * math.pi * tau) + 1e-5) + 2.0 * math.log(64.0 / size)
-    return torch.sigmoid(logsnr)
+    return cosine_signal(torch.linspace(0.0, 1.0, steps, dtype=torch.float64), size)
+
+
+def cosine_signal(tau: Tensor | float, size: int = 64) -> Tensor:
+    """Share of signal of `shifted_cosine` at times in [0, 1], in float64."""
+    angle = 0.5 * math.pi * torch.as_tensor(tau, dtype=torch.float64)
+    return torch.sigmoid(-2.0 * torch.log(torch.tan(angle) + 1e-5) + 2.0 * math.log(64.0 / size))
 
 
 @dataclass(frozen=True)
