@@ -103,8 +103,8 @@ def dpm_decode(
     Args:
         denoiser: of the source, which gives the data back, or of another domain, prompt or guidance.
         latents: as from `dpm_encode`.
-        residual: add what the last step of the source lacked; leave it out in a translation, for it belongs to
-            the source.
+        residual: add what the last step of the source lacked; not in a translation, for it belongs to the
+            source.
         callback: called at the start of every step.
         cond: passed on to the denoiser.
 

@@ -54,7 +54,7 @@ def invert(
         times: descending times, as for `ddim`.
         exact: solve for the fixed point; else the usual inversion, one evaluation a step.
         tolerance: stops an item when an evaluation moves none of its entries by more, relative to its largest
-            entry where that is above 1. None is 1e-5 in float32 and 1e-9 in float64.
+            entry where that is above 1. None is 1e-5 in float32 and 1e-10 in float64.
         iterations: most evaluations a step after the first guess.
         anderson: number of earlier iterates that Anderson's method mixes in (3, say): fewer evaluations, and
             convergence of many maps that do not contract; 0 is plain iteration.
@@ -73,7 +73,7 @@ def invert(
     """
     x = state(x0)
     if tolerance is None:
-        tolerance = 1e-9 if x.dtype == torch.float64 else 1e-5
+        tolerance = 1e-10 if x.dtype == torch.float64 else 1e-5
     if tolerance <= 0.0 or iterations < 1 or anderson < 0:
         raise ConfigError(
             f"tolerance {tolerance}, {iterations} iterations and {anderson} iterates to mix",
