@@ -57,6 +57,16 @@ def test_variance_is_preserved(path: Path) -> None:
     assert_close(path.alpha(TIMES) ** 2 + path.sigma(TIMES) ** 2, torch.ones_like(TIMES), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("path", [RectifiedFlow(), Trigonometric(), LinearVP(), CosineVP(), EDM()], ids=name)
+def test_the_clean_end_is_clean_and_the_noisy_end_finite(path: Path) -> None:
+    assert float(path.alpha(0.0)) == 1.0
+    assert float(path.sigma(0.0)) == 0.0
+    for value in (path.alpha(1.0), path.sigma(1.0), path.d_alpha(1.0), path.d_sigma(1.0)):
+        assert bool(torch.isfinite(value))
+    tiny = torch.logspace(-12, -3, 10, dtype=torch.float64)
+    assert bool((path.sigma(tiny).diff() > 0).all())
+
+
 def test_discrete_path_meets_its_table() -> None:
     table = betas("linear", 20, 1e-3, 5e-2)
     path = DiscreteVP(table)

@@ -118,49 +118,38 @@ class Trigonometric(Path):
         return 2.0 / math.pi * torch.atan(torch.exp(-0.5 * as_time(logsnr)))
 
 
-class VariancePreserving(Path):
-    """A path with alpha^2 + sigma^2 = 1, given by log alpha and its derivative."""
+class LinearVP(Path):
+    """The VP-SDE with beta(t) = beta_0 + (beta_1 - beta_0) t on [0, 1] (Song et al. 2021).
 
-    @abstractmethod
-    def log_alpha(self, t: Time) -> Tensor:
-        """Logarithm of alpha."""
-
-    @abstractmethod
-    def d_log_alpha(self, t: Time) -> Tensor:
-        """Time derivative of ln alpha."""
-
-    @override
-    def alpha(self, t: Time) -> Tensor:
-        return torch.exp(self.log_alpha(t))
-
-    @override
-    def sigma(self, t: Time) -> Tensor:
-        return torch.sqrt(-torch.expm1(2.0 * self.log_alpha(t)))
-
-    @override
-    def d_alpha(self, t: Time) -> Tensor:
-        return self.alpha(t) * self.d_log_alpha(t)
-
-    @override
-    def d_sigma(self, t: Time) -> Tensor:
-        return -(self.alpha(t) ** 2) * self.d_log_alpha(t) / self.sigma(t)
-
-
-class LinearVP(VariancePreserving):
-    """The VP-SDE with beta(t) = beta_0 + (beta_1 - beta_0) t on [0, 1] (Song et al. 2021)."""
+    alpha = exp(-integral of beta / 2), sigma^2 = 1 - alpha^2.
+    """
 
     def __init__(self, beta_start: float = 0.1, beta_end: float = 20.0) -> None:
         self.beta_start = beta_start
         self.slope = beta_end - beta_start
 
-    @override
-    def log_alpha(self, t: Time) -> Tensor:
+    def _log_alpha(self, t: Time) -> Tensor:
         t = as_time(t)
         return -0.25 * t**2 * self.slope - 0.5 * t * self.beta_start
 
-    @override
-    def d_log_alpha(self, t: Time) -> Tensor:
+    def _d_log_alpha(self, t: Time) -> Tensor:
         return -0.5 * (as_time(t) * self.slope + self.beta_start)
+
+    @override
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(self._log_alpha(t))
+
+    @override
+    def sigma(self, t: Time) -> Tensor:
+        return torch.sqrt(-torch.expm1(2.0 * self._log_alpha(t)))
+
+    @override
+    def d_alpha(self, t: Time) -> Tensor:
+        return self.alpha(t) * self._d_log_alpha(t)
+
+    @override
+    def d_sigma(self, t: Time) -> Tensor:
+        return -(self.alpha(t) ** 2) * self._d_log_alpha(t) / self.sigma(t)
 
     @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
@@ -169,29 +158,46 @@ class LinearVP(VariancePreserving):
         return 2.0 * area / (self.beta_start + root)
 
 
-class CosineVP(VariancePreserving):
-    """The cosine path; an offset keeps its first steps from being too small (Nichol, Dhariwal 2021)."""
+class CosineVP(Path):
+    """The cosine path; an offset keeps its first steps from being too small (Nichol, Dhariwal 2021).
+
+    alpha = cos(a + r t)/cos(a) with a the angle of the offset, written as cos(r t) - tan(a) sin(r t) so that
+    sigma is exact at the clean end too; alpha^2 + sigma^2 = 1.
+    """
 
     def __init__(self, offset: float = 0.008) -> None:
         self.offset = offset
-        self._log_first = math.log(math.cos(offset / (1.0 + offset) * math.pi / 2.0))
+        self._rate = 0.5 * math.pi / (1.0 + offset)
+        self._tan = math.tan(offset * self._rate)
 
-    def _angle(self, t: Time) -> Tensor:
-        return (as_time(t) + self.offset) / (1.0 + self.offset) * math.pi / 2.0
+    def _missing(self, t: Time) -> Tensor:
+        """1 - alpha."""
+        turned = self._rate * as_time(t)
+        return (2.0 * torch.sin(0.5 * turned) ** 2 + self._tan * torch.sin(turned)).clamp(max=1.0)
 
     @override
-    def log_alpha(self, t: Time) -> Tensor:
-        return torch.log(torch.cos(self._angle(t))) - self._log_first
+    def alpha(self, t: Time) -> Tensor:
+        return 1.0 - self._missing(t)
 
     @override
-    def d_log_alpha(self, t: Time) -> Tensor:
-        return -torch.tan(self._angle(t)) * math.pi / 2.0 / (1.0 + self.offset)
+    def sigma(self, t: Time) -> Tensor:
+        missing = self._missing(t)
+        return torch.sqrt(missing * (2.0 - missing))
+
+    @override
+    def d_alpha(self, t: Time) -> Tensor:
+        turned = self._rate * as_time(t)
+        return -self._rate * (torch.sin(turned) + self._tan * torch.cos(turned))
+
+    @override
+    def d_sigma(self, t: Time) -> Tensor:
+        return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
     @override
     def t_of_logsnr(self, logsnr: Time) -> Tensor:
-        log_alpha = 0.5 * torch.nn.functional.logsigmoid(as_time(logsnr))
-        angle = torch.acos(torch.exp(log_alpha + self._log_first).clamp(max=1.0))
-        return angle * 2.0 / math.pi * (1.0 + self.offset) - self.offset
+        alpha = torch.exp(0.5 * torch.nn.functional.logsigmoid(as_time(logsnr)))
+        first = self.offset * self._rate
+        return (torch.acos((alpha * math.cos(first)).clamp(max=1.0)) - first) / self._rate
 
 
 class VE(Path):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.schedulers.denoiser import PredictionType
+from diffusion_suite.core.schedulers.offset import OffsetPath
 from diffusion_suite.core.schedulers.paths import DiscreteVP, Path, Time, as_time
 
 Weight = Callable[[Time, Path], Tensor]
@@ -62,7 +63,8 @@ def check_prediction(path: Path, kind: PredictionType) -> None:
     Raises:
         ConfigError: as said.
     """
-    if kind in ("eps", "score") and isinstance(path, DiscreteVP) and float(path.alpha_bar[-1]) == 0.0:
+    table = path.base if isinstance(path, OffsetPath) else path
+    if kind in ("eps", "score") and isinstance(table, DiscreteVP) and float(table.alpha_bar[-1]) == 0.0:
         raise ConfigError(
             f"a network that predicts {kind} cannot be trained on a table with zero terminal SNR, whose last"
             " step holds no data: the weight is 0/0 there",
