@@ -3,18 +3,87 @@
 In units of noise-to-signal, q = sigma/alpha, the state of a diffusion is the clean image plus noise of
 standard deviation q, and every singular coefficient is one of three kinds: not measured, measured less
 accurately than the state, or measured more accurately. `ddrm_start` and `ddrm_transition` draw states whose
-marginals agree with the forward process in all three.
+marginals agree with the forward process in all three; `ddrm` walks them down a grid of times.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from diffusion_suite.core.inverse.operators import SpectralOperator, divide
-from diffusion_suite.core.schedulers.noise import Noise, standard_normal
+from diffusion_suite.core.inverse.operators import LinearOperator, SpectralOperator, divide
+from diffusion_suite.core.inverse.problem import prepared, spectral
+from diffusion_suite.core.schedulers.denoiser import Denoiser
+from diffusion_suite.core.schedulers.noise import Noise, standard_normal, step_noise
+from diffusion_suite.core.schedulers.samplers import Callback, Grid, Step, levels, state, walk
 
 Level = float | Tensor
+
+
+def ddrm(
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    y: Tensor,
+    x: Tensor,
+    times: Grid,
+    *,
+    sigma_y: float,
+    noise: Noise,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    callback: Callback | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Restoration by DDRM: 20 evaluations are enough, no gradient of the network is needed.
+
+    Noise-free data are met exactly. The samples vary less than the posterior does.
+
+    Args:
+        denoiser: of the prior.
+        operator: y = A x + sigma_y n, with singular values.
+        y: data, (batch, *operator.data_shape), or (1, ...) for all items.
+        x: pure noise at the first time, (batch, *operator.image_shape).
+        times: N + 1 descending times.
+        sigma_y: standard deviation of the noise of the data, in their units.
+        noise: generator(s), or values (steps, *x.shape) of images, which are projected on the right singular
+            vectors.
+        eta: share of fresh noise where the data do not decide.
+        eta_b: weight of the data where they are the better source.
+        callback: called at every step.
+        cond: passed on to the denoiser.
+
+    Returns:
+        Images (batch, *operator.image_shape).
+
+    Raises:
+        InputError: no singular values, shapes that do not fit the operator, or data that are not finite.
+        ConfigError: a negative noise level, or bad times.
+    """
+    x = state(x)
+    basis, y = prepared(spectral(operator, "ddrm"), y, x, sigma_y)
+    path, data = denoiser.path, basis.data_to_spectral(y)
+    for index, t, s, step in walk(denoiser, times):
+        if index == 0:
+            x = _start(basis, data, sigma_y, x, *levels(path, t))
+        x0, eps = step.both(x, t, **cond)
+        if callback is not None:
+            callback(Step(index, t, x, x0))
+        drawn = basis.to_spectral(step_noise(noise, index, x))
+        x = ddrm_transition(basis, x0, eps, data, *levels(path, s), sigma_y, drawn, eta, eta_b)
+    return x
+
+
+def _start(
+    operator: SpectralOperator, data: Tensor, sigma_y: float, x: Tensor, alpha: float, sigma: float
+) -> Tensor:
+    """The first state from pure noise; its variance is that of the path for data of unit variance."""
+    if alpha == 0.0:
+        return x
+    scale = math.hypot(alpha, sigma)
+    return scale * ddrm_start(operator, data, sigma_y, sigma / alpha, operator.to_spectral(x / scale))
 
 
 def ddrm_start(operator: SpectralOperator, data: Tensor, sigma_y: Level, q: Level, noise: Noise) -> Tensor:

@@ -95,11 +95,8 @@ class Dense(MatrixOperator):
 
     @classmethod
     def of(cls, operator: LinearOperator, dtype: torch.dtype = torch.float64) -> Self:
-        """The matrix of any operator, for solvers that need singular values; for small images only."""
-        pixels = math.prod(operator.image_shape)
-        units = torch.eye(pixels, dtype=dtype).reshape(pixels, *operator.image_shape)
-        columns = operator.to(dtype=dtype).A(units).flatten(1)
-        return cls(columns.T.contiguous(), operator.image_shape, operator.data_shape)
+        """Any operator with its decomposition, for solvers that need one; for small images only."""
+        return cls(matrix_of(operator, dtype), operator.image_shape, operator.data_shape)
 
     @override
     def to_spectral(self, x: Tensor) -> Tensor:
@@ -153,6 +150,13 @@ class Grayscale(SpectralResponse):
                 "give one weight a channel",
             )
         super().__init__(row.to(dtype)[None], *size)
+
+
+def matrix_of(operator: LinearOperator, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The matrix (entries of the data, entries of an image) of an operator."""
+    pixels = math.prod(operator.image_shape)
+    units = torch.eye(pixels, dtype=dtype).reshape(pixels, *operator.image_shape)
+    return operator.to(dtype=dtype).A(units).flatten(1).T.contiguous()
 
 
 def _along(matrix: Tensor, x: Tensor) -> Tensor:
