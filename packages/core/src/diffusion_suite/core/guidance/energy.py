@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from diffusion_suite.core.guidance.score import ScoreGuided, gradient
-from diffusion_suite.core.schedulers import Denoiser, Time
+from diffusion_suite.core.schedulers import Denoiser, Path, Time
 
 Energy = Callable[[Tensor], Tensor]
 
@@ -40,7 +41,8 @@ class EnergyGuided(ScoreGuided):
         backward_steps: int = 0,
         backward_rate: float = 0.1,
     ) -> None:
-        super().__init__(denoiser, self._force, scale=scale, jacobian=jacobian)
+        score = functools.partial(_force, energy, denoiser.path)
+        super().__init__(denoiser, score, scale=scale, jacobian=jacobian)
         self.energy = energy
         self.backward_steps = backward_steps
         self.backward_rate = backward_rate
@@ -56,14 +58,16 @@ class EnergyGuided(ScoreGuided):
         alpha, sigma = self.path.at(t, start)
         return forward + alpha / sigma**2 * (moved - start)
 
-    def _force(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
-        if x0.requires_grad:
-            return -gradient(self.energy(x0), x_t)
-        return -energy_gradient(self.energy, x0) / self.path.at(t, x0)[0]
-
 
 def energy_gradient(energy: Energy, x: Tensor) -> Tensor:
     """Gradient of each item's energy at x, without a graph."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return gradient(energy(x), x)
+
+
+def _force(energy: Energy, path: Path, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
+    """-grad E by x_t through the denoiser where there is a graph, else by x0 and divided by alpha."""
+    if x0.requires_grad:
+        return -gradient(energy(x0), x_t)
+    return -energy_gradient(energy, x0) / path.at(t, x0)[0]

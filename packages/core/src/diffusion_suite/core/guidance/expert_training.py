@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,8 +53,10 @@ class LoraExperts(nn.Module):
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="|".join(map(re.escape, layers)))
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.count = count
-        for number in range(count):
-            inject_adapter_in_model(config, self.network, adapter_name=_name(number))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+            for number in range(count):
+                inject_adapter_in_model(config, self.network, adapter_name=_name(number))
 
     def __len__(self) -> int:
         return self.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from diffusion_suite.core.schedulers import Denoiser, Path, PredictionType, Time, times
+from diffusion_suite.core.schedulers.conditions import reordered
 
 Expert = Callable[..., Tensor]
 
@@ -43,7 +44,8 @@ class NoiseExperts:
 
     Every item goes to the expert of its own time, at every call. A time given as a number is looked up on
     the host; times of a tensor (batch,) are sorted by expert, which waits for the device, and each expert
-    sees its own items only. Can be a classifier (`ClassifierGuided`) or the model of a `Denoiser`.
+    sees its own items only: of every condition with one entry an item its own entries. Can be the classifier
+    of `ClassifierGuided`; `ExpertDenoiser` makes a denoiser of it.
 
     Args:
         experts: one a range, callable (x_t, t (batch,), **cond) -> tensor (batch, ...).
@@ -74,9 +76,7 @@ class NoiseExperts:
         groups = [(k, items) for k, items in groups if len(items)]
         if len(groups) == 1:
             return self.experts[groups[0][0]](x_t, t, **cond)
-        outputs = [
-            self.experts[k](x_t[items], t[items], **_chosen(cond, items, len(x_t))) for k, items in groups
-        ]
+        outputs = [self.experts[k](x_t[items], t[items], **reordered(cond, items)) for k, items in groups]
         order = torch.cat([items for _, items in groups])
         return torch.cat(outputs)[order.argsort()]
 
@@ -106,11 +106,3 @@ class ExpertDenoiser(Denoiser):
         # The number, not a tensor of it, so that the choice is made on the host.
         output = self.experts(x_t, t, **cond)
         return output.to(torch.promote_types(output.dtype, torch.float32))
-
-
-def _chosen(cond: Mapping[str, Any], items: Tensor, batch: int) -> dict[str, Any]:
-    """The conditions of some items; tensors whose first dimension is the batch hold one row an item."""
-    return {
-        name: value[items] if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch else value
-        for name, value in cond.items()
-    }

@@ -16,6 +16,8 @@ from typing_extensions import override
 from diffusion_suite.core.guidance.base import Guidance
 from diffusion_suite.core.schedulers import Denoiser, Time
 
+_APART = object()  # the mark of conditions that cannot be evaluated as one batch
+
 
 class PairGuidance(Guidance):
     """A guidance that combines a network's outputs with the given conditions and with null conditions.
@@ -25,8 +27,8 @@ class PairGuidance(Guidance):
         null: what replaces conditions of the same name in the unconditional evaluation: tensors with or
             without the batch dimension (or with one item), or numbers, which fill a tensor of the
             condition's shape, as the number of the null class does.
-        batched: evaluate both as one batch of twice the size wherever all conditions that differ are
-            tensors; in a condition whose first dimension is the batch, each row belongs to one item.
+        batched: evaluate both as one batch of twice the size wherever the conditions allow. Tensors and
+            sequences as long as the batch have one entry an item; all else must be the same in both.
             Switch it off to halve the memory.
     """
 
@@ -171,27 +173,25 @@ def _joined(cond: Mapping[str, Any], null: Mapping[str, Any], batch: int) -> dic
     """Both sets of conditions as those of one batch of twice the size, None where that cannot be."""
     if cond.keys() != null.keys():
         return None
-    joined: dict[str, Any] = {}
-    for name, first in cond.items():
-        second = null[name]
-        if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
-            if first is not second or _holds_tensors(first):
-                return None
-            joined[name] = first
-        elif not (first.ndim and second.ndim) or first.shape[0] != batch:
-            if first is not second:
-                return None
-            joined[name] = first
-        elif first.shape != second.shape or first.dtype != second.dtype:
-            return None
-        else:
-            joined[name] = torch.cat([first, second])
-    return joined
+    joined = {name: _join(first, null[name], batch) for name, first in cond.items()}
+    return None if any(value is _APART for value in joined.values()) else joined
 
 
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_holds_tensors(part) for part in value.values())
-    return isinstance(value, Tensor) or (
-        isinstance(value, (list, tuple)) and any(_holds_tensors(part) for part in value)
-    )
+def _join(first: Any, second: Any, batch: int) -> Any:
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        nested = _joined(first, second, batch)
+        return _APART if nested is None else nested
+    if _by_item(first, batch) and _by_item(second, batch):
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            alike = first.shape == second.shape and first.dtype == second.dtype
+            return torch.cat([first, second]) if alike else _APART
+        return _APART if isinstance(first, Tensor) or isinstance(second, Tensor) else [*first, *second]
+    # What holds for all items must be the same for both halves.
+    return first if first is second else _APART
+
+
+def _by_item(value: Any, batch: int) -> bool:
+    """Whether a condition has one entry an item."""
+    if isinstance(value, Tensor):
+        return bool(value.ndim) and value.shape[0] == batch
+    return isinstance(value, (list, tuple)) and len(value) == batch

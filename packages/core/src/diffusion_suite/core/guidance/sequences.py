@@ -34,17 +34,19 @@ def squared_error(observation: Tensor, mask: Tensor) -> Energy:
     return energy
 
 
-def quantile_levels(samples: int, series: int = 1) -> Tensor:
+def quantile_levels(samples: int, series: int = 1, device: str | torch.device = "cpu") -> Tensor:
     """Levels (i + 1)/(S + 1) of S parallel samples, so that one batch yields quantiles.
 
     Args:
         samples: S, number of samples of each series.
         series: number of series; a series' samples are adjacent in the batch.
+        device: of the data.
 
     Returns:
         (series * samples,) in float64.
     """
-    return (torch.arange(1, samples + 1, dtype=torch.float64) / (samples + 1)).repeat(series)
+    ranks = torch.arange(1, samples + 1, dtype=torch.float64, device=device)
+    return (ranks / (samples + 1)).repeat(series)
 
 
 def pinball(observation: Tensor, mask: Tensor, levels: Tensor) -> Energy:
@@ -53,14 +55,14 @@ def pinball(observation: Tensor, mask: Tensor, levels: Tensor) -> Energy:
     Args:
         observation: y, as for `squared_error`.
         mask: 1 or true where observed.
-        levels: k of each item, (batch,), as from `quantile_levels`.
+        levels: k of each item, (batch,), as from `quantile_levels`, on the device of the data.
 
     Returns:
         x0 (batch, ...) -> (batch,).
     """
 
     def energy(x0: Tensor) -> Tensor:
-        level = levels.to(x0).reshape(-1, *(1,) * (x0.ndim - 1))
+        level = levels.to(x0.dtype).reshape(-1, *(1,) * (x0.ndim - 1))
         missed = torch.where(mask.bool(), observation - x0, 0.0)
         return torch.maximum(level * missed, (level - 1.0) * missed).flatten(1).sum(1)
 
