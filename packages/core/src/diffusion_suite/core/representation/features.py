@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.representation.hooks import Layer, layer_name, reading
 from diffusion_suite.core.representation.pooling import Pooling, pool
-from diffusion_suite.core.schedulers import Denoiser, Noise, step_noise
+from diffusion_suite.core.schedulers import Denoiser, Noise, Step, invert, step_noise
 
 Features = dict[tuple[str, float], Tensor]
 
@@ -65,6 +65,50 @@ def extract(
     return {place: values / draws for place, values in summed.items()} if draws > 1 else summed
 
 
+def extract_inverted(
+    denoiser: Denoiser,
+    x0: Tensor,
+    times: float | Sequence[float],
+    layers: Sequence[Layer],
+    *,
+    grid: Sequence[float],
+    exact: bool = False,
+    pooling: Pooling = "mean",
+    network: nn.Module | None = None,
+    **cond: Any,
+) -> Features:
+    """Features along the DDIM inversion of data: no noise is drawn, and one trajectory serves all times.
+
+    Args:
+        denoiser: any.
+        x0: data (batch, ...).
+        times: some of the grid's.
+        layers: as for `extract`.
+        grid: descending times as for `invert`, e.g. 51 of them for 50 steps.
+        exact: solve for the states from which DDIM comes back, instead of the usual inversion.
+        pooling: see `pool`.
+        network: as for `extract`.
+        cond: conditions for the model.
+
+    Raises:
+        ConfigError: as for `extract`, or a time that is not on the grid.
+    """
+    moments = [times] if isinstance(times, (int, float)) else list(times)
+    missing = [t for t in moments if t not in grid]
+    if missing or not moments:
+        raise ConfigError(f"times {missing} are not on the grid", "take some of its times")
+    noisiest = max(moments)
+    passed = [t for t in grid if t <= noisiest]
+    if len(passed) == 1:
+        return extract_from(denoiser, [(noisiest, x0)], layers, pooling=pooling, network=network, **cond)
+    steps: list[Step] = []
+    last = invert(denoiser, x0, passed, exact=exact, callback=steps.append, **cond)
+    entered = [passed[-1], *(step.t for step in steps)]
+    states = dict(zip(entered, [*(step.x for step in steps), last], strict=True))
+    chosen = [(t, states[t]) for t in moments]
+    return extract_from(denoiser, chosen, layers, pooling=pooling, network=network, **cond)
+
+
 def extract_from(
     denoiser: Denoiser,
     states: Iterable[tuple[float, Tensor]],
@@ -75,12 +119,6 @@ def extract_from(
     **cond: Any,
 ) -> Features:
     """Features of given states, summed over those of one time; see `extract`.
-
-    With the states that DDIM inversion passes, the features take no noise:
-
-        states = []
-        invert(denoiser, x0, times, callback=lambda step: states.append((step.t, step.x)))
-        extract_from(denoiser, states[40:], layers)
 
     Args:
         denoiser: any.

@@ -97,9 +97,7 @@ def probe_grid(
         pieces = []
         for start in range(0, len(data), batch_size):
             items = data[start : start + batch_size]
-            noise = [
-                seeding.generator(seed, part, start + item, device=data.device) for item in range(len(items))
-            ]
+            noise = [seeding.generator(seed, part, start + item) for item in range(len(items))]
             options = {"noise": noise, "pooling": pooling, "draws": draws, "network": network, **cond}
             pieces.append(extract(denoiser, items, times, layers, **options))
         return {place: torch.cat([piece[place] for piece in pieces]).float() for place in pieces[0]}

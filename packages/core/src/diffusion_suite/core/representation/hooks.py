@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,6 +93,38 @@ def reading(network: nn.Module, layers: Sequence[Layer]) -> Iterator[Mapping[str
             handle = network.get_submodule(name).register_forward_hook(keep(name))
             stack.callback(handle.remove)
         yield found
+
+
+@dataclass
+class Call:
+    """The arguments of one pass of a network."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@contextmanager
+def watching(network: nn.Module, change: Callable[[Call], Call] | None = None) -> Iterator[list[Call]]:
+    """Within the block, write down the arguments of each pass of a network, as they were given.
+
+    Args:
+        network: what is called.
+        change: replaces the arguments before they enter.
+    """
+    calls: list[Call] = []
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        calls.append(Call(args, kwargs))
+        if change is None:
+            return None
+        changed = change(calls[-1])
+        return changed.args, changed.kwargs
+
+    handle = network.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -51,9 +51,16 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
 def token_grid(count: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of `count` tokens that lie over data of height x width.
 
+    Tokens lie a whole stride apart, the last of a row or column perhaps over the edge; failing that, in the
+    proportion of the sides.
+
     Raises:
-        ConfigError: no grid of this aspect has so many tokens.
+        ConfigError: no such grid has so many tokens.
     """
+    for stride in range(1, max(height, width) + 1):
+        rows, columns = -(-height // stride), -(-width // stride)
+        if rows * columns == count:
+            return rows, columns
     rows = isqrt(count * height // width)
     if rows == 0 or rows * rows * width != count * height or count % rows:
         raise ConfigError(

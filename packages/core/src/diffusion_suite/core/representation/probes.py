@@ -6,6 +6,7 @@ accuracy(head(test_features), test_labels)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -241,16 +242,16 @@ def _fit(
             fall.step()
 
 
-def _lbfgs(head: nn.Module, loss: object, steps: int) -> None:
+def _lbfgs(head: nn.Module, loss: Callable[[], Tensor], steps: int) -> None:
     made = torch.optim.LBFGS(head.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         made.zero_grad()
-        value: Tensor = loss()  # type: ignore[operator]
+        value = loss()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    made.step(closure)  # type: ignore[arg-type]
+    made.step(closure)  # type: ignore[no-untyped-call]
 
 
 def _decay(head: nn.Module, weight_decay: float) -> Tensor:

@@ -29,6 +29,9 @@ SCHEDULES = ("cosine", "constant")
 
 LOGGERS = ("csv", "tensorboard", "wandb", "false")
 
+# What `core.representation` can add to a training run.
+ADD_ONS = ("representation_alignment", "self_alignment", "condition_perturbation")
+
 TRAINER_KEYS = frozenset(
     {
         "accelerator",
@@ -71,6 +74,7 @@ FIXED_KEYS = (
     "schedule",
     "weight_decay",
     "ema_decay",
+    "add_ons",
 )
 
 
@@ -100,6 +104,9 @@ class TrainConfig:
     resume: str | None = opt("last", "last (go on from the run folder's checkpoint), a .ckpt file, or null")
     init: str | None = opt(
         None, "weights to start from: starter, a folder, a hub id or a .ckpt file; null for none"
+    )
+    add_ons: dict[str, Any] = opt(
+        {}, f"additions to the loss by name, each with its settings: {', '.join(ADD_ONS)}", keys=ADD_ONS
     )
     trainer: dict[str, Any] = opt(
         {}, "more arguments of Lightning's Trainer: devices, strategy, gradient_clip_val, logger, ..."

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,10 @@ from typing_extensions import override
 from diffusion_suite.core import seeding
 from diffusion_suite.core.checkpoints import Pretrained, load_weights
 from diffusion_suite.core.errors import CheckpointError
+from diffusion_suite.core.representation.add_on import AddOn, Noised
 from diffusion_suite.core.training.config import TrainConfig, rate_factor
+
+ADD_ONS = "add_ons."
 
 
 class SuiteModule(LightningModule):
@@ -38,9 +42,16 @@ class SuiteModule(LightningModule):
     ``weights_only=True``.
     """
 
+    add_ons: nn.ModuleDict
+    """Weights of add-ons (see `core.representation.add_on`), only there while a run with them lasts."""
+
+    noised: Noised | None = None
+    """What `loss` noised, for add-ons that ask; a loss that sets it works with all of them."""
+
     def __init__(self) -> None:
         super().__init__()
         self.config = TrainConfig()
+        self.add_ons = nn.ModuleDict()
         self.save_hyperparameters(logger=False)
         for name, value in list(self.hparams.items()):
             self.hparams[name] = plain(value, name)
@@ -61,7 +72,7 @@ class SuiteModule(LightningModule):
             raise CheckpointError(
                 f"{path} is not for {cls.__name__} ({error})", "give another checkpoint"
             ) from error
-        load_weights(module, content["state_dict"], str(path))
+        load_weights(module, module._without_add_ons(content["state_dict"]), str(path))
         return module.eval()
 
     def loss(self, batch: Any, generator: torch.Generator) -> Tensor | dict[str, Tensor]:
@@ -88,10 +99,28 @@ class SuiteModule(LightningModule):
         part = batch_idx % self.trainer.accumulate_grad_batches
         place = (self.config.seed, "step", self.global_step, "rank", self.global_rank, "part", part)
         seeding.seed_global("dropout", *place)
-        values = _as_dict(self.loss(batch, seeding.generator("noise", *place, device=self.device)))
+        values = self._losses(batch, place)
         self.log_dict({name: value.detach() for name, value in values.items()})
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return values["loss"]
+
+    def _losses(self, batch: Any, place: tuple[int | str, ...]) -> dict[str, Tensor]:
+        """The losses of a training step, with those of the add-ons among the trainer's callbacks."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        add_ons = {
+            one: seeding.generator(one.name, *place, device=self.device)
+            for one in callbacks
+            if isinstance(one, AddOn)
+        }
+        self.noised = None
+        with ExitStack() as around:
+            for one, draws in add_ons.items():
+                around.enter_context(one.watch(self, draws))
+            values = _as_dict(self.loss(batch, seeding.generator("noise", *place, device=self.device)))
+        for one, draws in add_ons.items():
+            values = one.amend(self, batch, values, draws)
+        self.noised = None
+        return values
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -115,10 +144,20 @@ class SuiteModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the training settings in the checkpoint, so that a resumed run can be checked against them."""
         checkpoint["train_config"] = plain(self.config, "config")
+        checkpoint["add_ons"] = add_on_names(self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the weights of add-ons that are not there: only a run with them places them."""
+        checkpoint["state_dict"] = self._without_add_ons(checkpoint["state_dict"])
+
+    def _without_add_ons(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = self.state_dict().keys()
+        return {name: value for name, value in state.items() if name in own or not name.startswith(ADD_ONS)}
 
     def compiled_parts(self) -> Iterable[nn.Module]:
         """The modules that ``compile=true`` compiles: the direct children that hold trained weights."""
-        return (m for m in self.children() if any(p.requires_grad for p in m.parameters()))
+        own = (child for child in self.children() if child is not self.add_ons)
+        return (m for m in own if any(p.requires_grad for p in m.parameters()))
 
     def start_from(self, source: str) -> None:
         """Start from other weights than random ones (the key ``init``).
@@ -131,7 +170,8 @@ class SuiteModule(LightningModule):
             CheckpointError: when the file is missing, unreadable, or for another network.
         """
         if source.endswith(".ckpt"):
-            load_weights(self, read_checkpoint(Path(source))["state_dict"], source)
+            state = self._without_add_ons(read_checkpoint(Path(source))["state_dict"])
+            load_weights(self, state, source)
             return
         networks = [part for part in self.children() if isinstance(part, Pretrained)]
         if len(networks) != 1:
@@ -139,6 +179,11 @@ class SuiteModule(LightningModule):
         network = networks[0]
         assert isinstance(network, nn.Module)
         load_weights(network, type(network).from_pretrained(source).state_dict(), source)
+
+
+def add_on_names(callbacks: Iterable[object]) -> list[str]:
+    """The names of the add-ons among callbacks, in order."""
+    return [one.name for one in callbacks if isinstance(one, AddOn)]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,16 @@ from diffusion_suite.core.training.callbacks import LAST, LastCheckpoint, Report
 from diffusion_suite.core.training.config import FIXED_KEYS, PRECISIONS, TrainConfig
 from diffusion_suite.core.training.data import SuiteDataModule
 from diffusion_suite.core.training.logger import MetricsFile, main_process
-from diffusion_suite.core.training.module import SuiteModule, read_checkpoint
+from diffusion_suite.core.training.module import SuiteModule, add_on_names, read_checkpoint
 
 
-def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, folder: Path) -> Path:
+def fit(
+    module: SuiteModule,
+    data: LightningDataModule,
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
     """Train, or go on training, and return the checkpoint.
 
     The run folder holds ``last.ckpt`` (averaged weights under ``state_dict``), ``config.yaml``,
@@ -43,6 +49,8 @@ def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, fol
         data: a :class:`SuiteDataModule` for exact resume, or any LightningDataModule.
         config: the settings.
         folder: the run folder, made when missing.
+        callbacks: more callbacks, such as add-ons of ``core.representation``; those that the setting
+            ``add_ons`` names come behind them.
 
     Returns:
         The path of ``last.ckpt``.
@@ -58,12 +66,14 @@ def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, fol
     module.config = config
     if isinstance(data, SuiteDataModule):
         data.config = config
+    callbacks = [*callbacks, *_add_ons(config)]
     resume = find_checkpoint(config.resume, folder)
     step = 0
     if resume is not None:
         checkpoint = read_checkpoint(resume)
-        step = _check_resumable(checkpoint, config, resume)
+        step = _check_resumable(checkpoint, config, resume, add_on_names(callbacks))
         if step >= config.steps:
+            module.on_load_checkpoint(checkpoint)
             module.load_state_dict(checkpoint["state_dict"])
             _say(f"already trained: {resume} is at step {step} of {config.steps}; give more steps to go on")
             return resume
@@ -71,12 +81,14 @@ def fit(module: SuiteModule, data: LightningDataModule, config: TrainConfig, fol
     elif config.init is not None:
         module.start_from(config.init)
         _say(f"starting from the weights of {config.init}")
+    if config.compile and add_on_names(callbacks):
+        raise ConfigError("add-ons look inside networks, which compile=true hides", "give compile=false")
     if config.compile:
         for part in module.compiled_parts():
             part.compile()
     _write_records(config, folder)
     with quiet():
-        trainer = make_trainer(config, folder, step)
+        trainer = make_trainer(config, folder, step, callbacks)
         _say(_summary(module, config, trainer, folder))
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -115,18 +127,20 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
     return Path(resume)
 
 
-def make_trainer(config: TrainConfig, folder: Path, resumed_step: int = 0) -> Trainer:
+def make_trainer(
+    config: TrainConfig, folder: Path, resumed_step: int = 0, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """Lightning's Trainer as :func:`fit` uses it: endless epochs, averaged weights, one checkpoint."""
     extra = {
         name: value for name, value in config.trainer.items() if name not in ("logger", "enable_progress_bar")
     }
     bar = None if config.trainer.get("enable_progress_bar", True) else False
-    callbacks: list[Callback] = [
+    every: list[Callback] = [
         Report(config.log_every, bar),
         LastCheckpoint(folder, config.checkpoint_every),
     ]
     if config.ema_decay:
-        callbacks.insert(0, averaging(config.ema_decay))
+        every.insert(0, averaging(config.ema_decay))
     return Trainer(
         max_epochs=-1,
         max_steps=config.steps,
@@ -139,7 +153,7 @@ def make_trainer(config: TrainConfig, folder: Path, resumed_step: int = 0) -> Tr
         num_sanity_val_steps=0,
         default_root_dir=folder,
         logger=make_logger(config, folder, resumed_step),
-        callbacks=callbacks,
+        callbacks=[*callbacks, *every],
         enable_progress_bar=False,
         **{"enable_model_summary": False} | extra,
     )
@@ -190,13 +204,27 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_resumable(checkpoint: dict[str, Any], config: TrainConfig, path: Path) -> int:
+def _add_ons(config: TrainConfig) -> list[Callback]:
+    """The add-ons that the settings name."""
+    if not config.add_ons:
+        return []
+    from diffusion_suite.core.representation.switches import switched_on
+
+    return [*switched_on(config.add_ons)]
+
+
+def _check_resumable(
+    checkpoint: dict[str, Any], config: TrainConfig, path: Path, add_ons: Sequence[str]
+) -> int:
     """The step of a checkpoint, after a look at whether the settings allow an exact continuation."""
     old = checkpoint.get("train_config", {})
     now = {key: getattr(config, key) for key in FIXED_KEYS}
     changed = [
         f"{key} was {old[key]}, now {now[key]}" for key in FIXED_KEYS if key in old and old[key] != now[key]
     ]
+    before = checkpoint.get("add_ons", [])
+    if sorted(before) != sorted(add_ons):
+        changed.append(f"add-ons were {', '.join(before) or 'none'}, now {', '.join(add_ons) or 'none'}")
     if changed:
         raise ConfigError(
             f"{path} was trained with other settings ({', '.join(changed)})",
