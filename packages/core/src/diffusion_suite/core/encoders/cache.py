@@ -137,11 +137,16 @@ def _batches(
     batch: list[tuple[str, Tensor | str]] = []
     for key, item in items:
         value = read(item) if isinstance(item, Path) else item
-        shape = value.shape if isinstance(value, Tensor) else None
-        last = batch[-1][1].shape if batch and isinstance(batch[-1][1], Tensor) else None
-        if batch and (len(batch) == size or shape is None or shape != last):
+        if batch and not _alike(batch[-1][1], value):
             yield batch
             batch = []
         batch.append((key, value))
+        if len(batch) == size:
+            yield batch
+            batch = []
     if batch:
         yield batch
+
+
+def _alike(first: Tensor | str, second: Tensor | str) -> bool:
+    return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
