@@ -17,6 +17,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
+
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.schedulers.offset import OffsetPath
 from diffusion_suite.core.schedulers.paths import EDM, DiscreteVP, Path
@@ -165,9 +167,8 @@ def clean_end(path: Path) -> float:
 
 
 def _even(first: float, last: float, count: int) -> list[float]:
-    if count == 1:
-        return [first]
-    return [first + (last - first) * (index / (count - 1)) for index in range(count - 1)] + [last]
+    numbers: list[float] = torch.linspace(first, last, count, dtype=torch.float64).tolist()
+    return numbers
 
 
 def _at_least_one(steps: int) -> None:

@@ -16,7 +16,7 @@ from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.schedulers.denoiser import Denoiser
 from diffusion_suite.core.schedulers.noise import Noise, step_noise
 from diffusion_suite.core.schedulers.paths import EDM, Path
-from diffusion_suite.core.schedulers.samplers import Callback, Grid, Step, levels, state, walk
+from diffusion_suite.core.schedulers.samplers import Callback, Grid, Step, checked, levels, state, walk
 
 
 def dpm_solver_pp(
@@ -84,7 +84,7 @@ def edm_heun(
     """Heun's rule in the noise level q = sigma/alpha, with optional churn (Karras et al. 2022, algorithm 2).
 
     For z = x/alpha, the state of the EDM path, and N steps: where churn_min <= q <= churn_max the level is
-    raised to q^ = q (1 + min(churn/N, sqrt(2) - 1)) and z gains churn_noise sqrt(q^2^ - q^2) noise; then
+    raised to q^ = q (1 + min(churn/N, sqrt(2) - 1)) and z gains churn_noise sqrt(q^ q^ - q q) noise; then
 
         d = (z - x0(z; q^)) / q^,   z <- z + (q' - q^) (d + d')/2
 
@@ -114,10 +114,10 @@ def edm_heun(
         raise ConfigError(f"churn is {churn}", "give 0 or more")
     if churn > 0.0 and noise is None:
         raise ConfigError("churn adds noise and none is given", "pass noise=, a generator or the values")
-    path, x = denoiser.path, state(x)
-    top = math.inf if isinstance(path, EDM) else _level(path, times[0])
-    growth = 1.0 + min(churn / (len(times) - 1), math.sqrt(2.0) - 1.0)
-    for index, t, s, step in walk(denoiser, times):
+    path, x, numbers = denoiser.path, state(x), checked(times)
+    top = math.inf if isinstance(path, EDM) else _level(path, numbers[0])
+    growth = 1.0 + min(churn / (len(numbers) - 1), math.sqrt(2.0) - 1.0)
+    for index, t, s, step in walk(denoiser, numbers):
         alpha, alpha_s = levels(path, t)[0], levels(path, s)[0]
         q, q_s, u = _level(path, t), _level(path, s), t
         z = x / alpha
@@ -183,9 +183,9 @@ def euler_maruyama(
     return x
 
 
-def _level(path: Path, t: float | Tensor) -> float:
+def _level(path: Path, t: float) -> float:
     """sigma/alpha at a time."""
-    alpha, sigma = levels(path, float(t))
+    alpha, sigma = levels(path, t)
     if alpha == 0.0:
         raise ConfigError(f"no data are left at time {t}", "start a little below it, or use another sampler")
     return sigma / alpha
