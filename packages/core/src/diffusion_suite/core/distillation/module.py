@@ -64,7 +64,7 @@ class DistillationModule(SuiteModule):
     """A student that learns guidance, then to make half as many steps, again and again, in one run.
 
     At the start of each stage the teacher becomes a frozen copy of the student. The learning rate warms up
-    and falls in each stage. Checkpoints hold the student's averaged weights, and the teacher, so that a killed
+    and falls in each stage. Checkpoints hold the student's averaged weights and the teacher: a killed
     run resumes exactly.
 
     Args:
