@@ -117,7 +117,7 @@ def fit_linear(
         labels: integers (items,).
         classes: number of classes; None takes the largest label.
         weight_decay: of the weights: half of it times their squares is added to the mean loss.
-        optimizer: `lbfgs` on all items, or `adamw` in batches of 256, at a rate of 1e-2.
+        optimizer: `lbfgs` on all items, or `adamw` in batches of 64, at a rate of 1e-2.
         steps: iterations of L-BFGS, or epochs of AdamW.
         seed: of the order of batches.
 
@@ -137,7 +137,7 @@ def fit_attentive(
     classes: int | None = None,
     heads: int = 4,
     weight_decay: float = 1e-3,
-    steps: int = 50,
+    steps: int = 100,
     seed: int = 0,
 ) -> AttentiveHead:
     """Train an attentive classifier on tokens (items, tokens, width), by AdamW; see `fit_linear`."""
@@ -229,7 +229,7 @@ def _fit(
     if optimizer == "lbfgs":
         _lbfgs(head, lambda: loss(slice(None)), steps)
         return
-    size = min(256, len(features))
+    size = min(64, len(features))
     made = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps * (len(features) // size))
     draw = seeding.generator(seed, "order of a probe")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion_suite.core.errors import ConfigError
-from diffusion_suite.core.representation.hooks import Layer, first_tensor, layer_name
+from diffusion_suite.core.representation.hooks import Layer, blocks_of, first_tensor, layer_name
 from diffusion_suite.core.representation.pooling import pool
 
 
@@ -41,8 +41,6 @@ class SelfConditioned(nn.Module):
         argument: int | str = 1,
     ) -> None:
         super().__init__()
-        from diffusion_suite.core.representation.hooks import blocks_of
-
         self.network, self.argument = network, argument
         self.map = nn.Linear(width, condition_width)
         nn.init.zeros_(self.map.weight)
@@ -60,6 +58,10 @@ class SelfConditioned(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output for the network's arguments."""
         return self.network(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a pass left behind belongs to its graph, and cannot be copied.
+        return {**self.__dict__, "bottleneck": None}
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         values = first_tensor(output)
