@@ -137,8 +137,16 @@ def integrate_adaptive(
 
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     ends = torch.tensor([start, end], dtype=x.dtype, device=x.device)
+    low, high = min(start, end), max(start, end)
+
+    def inside(t: Tensor, state: Tensor) -> Tensor:
+        # The solver probes ahead for its first step; a path need not go on beyond its ends.
+        return field(state, min(max(float(t), low), high))
+
+    # Its steps end at the last time instead of going past it and interpolating.
+    options = {"step_t": ends[1:]}
     try:
-        path = odeint(lambda t, state: field(state, float(t)), x, ends, atol=atol, rtol=rtol, method="dopri5")
+        path = odeint(inside, x, ends, atol=atol, rtol=rtol, method="dopri5", options=options)
     except AssertionError as error:
         raise ConfigError(
             f"the adaptive solver cannot go on ({error})",
