@@ -20,7 +20,7 @@ from diffusion_suite.core.seeding import numpy_generator
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "packages/*/*.md", "docs/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "packages/*/*.md", "docs/**/*.md", "benchmarks/*.md")
     for path in ROOT.glob(pattern)
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
