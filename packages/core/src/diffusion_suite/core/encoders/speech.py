@@ -89,7 +89,7 @@ class SpeechEncoder(Encoder):
         except ImportError as error:
             raise ConfigError(
                 f"speech at {rate} Hz must be brought to {wanted} Hz, for which torchaudio is missing",
-                f"pip install torchaudio, or give speech at {wanted} Hz",
+                f"pip install 'diffusion-suite-core[speech]', or give speech at {wanted} Hz",
             ) from error
         resampled: Tensor = resample(wave, rate, wanted)
         return resampled
