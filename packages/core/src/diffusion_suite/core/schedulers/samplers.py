@@ -242,8 +242,8 @@ def walk(
 
 
 def checked(times: Grid, rising: bool = False) -> list[float]:
-    """The times as host numbers; errors as of `walk`."""
-    numbers = times.tolist() if isinstance(times, Tensor) else list(times)
+    """The times as host numbers, also those of a tensor or an array; errors as of `walk`."""
+    numbers: list[float] = times.tolist() if hasattr(times, "tolist") else list(times)
     if len(numbers) < 2:
         raise ConfigError(f"{len(numbers)} time(s) make no step", "give N + 1 times for N steps")
     for t, s in itertools.pairwise(numbers):
