@@ -33,12 +33,14 @@ from diffusion_suite.core.distillation.guidance import WithGuidance, guidance_lo
 from diffusion_suite.core.distillation.progressive import check_start, progressive_loss
 from diffusion_suite.core.errors import CheckpointError, ConfigError
 from diffusion_suite.core.schedulers import (
+    EDM,
     Denoiser,
     DiscreteVP,
     Path,
     PredictionType,
     even_times,
     index_times,
+    karras_times,
     standard_normal,
     uniforms,
 )
@@ -91,14 +93,14 @@ class DistillationModule(SuiteModule):
             path: on which it was trained.
             prediction_type: what it returns.
             times: those of the first teacher's steps, `first` + 1 from the start to the clean end; by default
-                even, or the indices of a table.
+                even; the indices of a table; the noise levels of Karras for EDM.
 
         Raises:
             ConfigError: the times do not fit, or the network predicts noise where there is nothing else.
         """
         first = self.settings.first
         if times is None:
-            times = index_times(len(path), first) if isinstance(path, DiscreteVP) else even_times(first)
+            times = _default_times(path, first)
         if len(times) != first + 1:
             raise ConfigError(f"{len(times)} times for {first} steps", f"give {first + 1}")
         check_start(path, prediction_type, times[0])
@@ -226,6 +228,12 @@ class DistillationModule(SuiteModule):
     def _rate(self, step: int) -> float:
         stage = self.settings.stage(step)
         return rate_factor(step - stage.start, dataclasses.replace(self.config, steps=stage.length))
+
+
+def _default_times(path: Path, steps: int) -> Sequence[float]:
+    if isinstance(path, DiscreteVP):
+        return index_times(len(path), steps)
+    return karras_times(steps) if isinstance(path, EDM) else even_times(steps)
 
 
 class _Apart:
