@@ -28,7 +28,8 @@ def checked(features: Tensor, least: int = 2, name: str = "features") -> Tensor:
     if len(features) < least:
         raise InputError(f"{name}: {len(features)} item(s) where {least} are needed", "give more items")
     exact = (features.cpu() if features.device.type == "mps" else features).detach().to(torch.float64)
-    if not bool(torch.isfinite(exact).all()):
+    # A sum is not finite where an entry is not, and fast; it may also overflow, so that it only rules out.
+    if not bool(torch.isfinite(exact.sum())) and not bool(torch.isfinite(exact).all()):
         bad = int((~torch.isfinite(exact)).any(1).sum())
         raise InputError(f"{name}: {bad} of {len(exact)} items hold NaN or infinity", "leave those items out")
     return exact

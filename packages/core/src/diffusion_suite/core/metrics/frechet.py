@@ -1,7 +1,8 @@
 """Fréchet distance between two sets of features, right for few samples and for singular covariances.
 
 FD = |mu_1 - mu_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2) with unbiased covariances, in float64. With any
-factors S = F F^T the last term is the nuclear norm of F_1^T F_2: no root of a matrix, nothing imaginary.
+factors S = F F^T the last term is the nuclear norm of F_1^T F_2: no root of a matrix, nothing imaginary. Its
+square's eigenvalues are faster to come by; they are taken where they keep six digits of the distance.
 
     >>> import torch
     >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -23,8 +24,13 @@ from diffusion_suite.core import seeding
 from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.metrics.features import checked, same_width
 
-WELL_CONDITIONED = 1e-12
-"""Least ratio of eigenvalues whose square roots keep nine digits of the largest."""
+SINGULAR = 1e-12
+"""Covariances whose pivots fall below this share of the largest are treated as singular."""
+
+DIGITS = 1e-6
+"""Relative error of the distance that is allowed when roots of small eigenvalues lose digits."""
+
+STRIPS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Moments:
             ValueError: not a matrix, or no sample.
         """
         centred, mean = _centred(checked(features, least=1))
-        return cls(mean, centred.T @ centred / max(1, len(centred) - 1), len(centred))
+        return cls(mean, _gram(centred) / max(1, len(centred) - 1), len(centred))
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both sets together (Chan, Golub, LeVeque 1983).
@@ -136,18 +142,52 @@ def side_of(given: Tensor | Moments) -> Side:
 
 def distance(real: Side, fake: Side) -> float:
     """Fréchet distance of two prepared sets."""
-    shift = (real.mean - fake.mean).square().sum()
-    return max(0.0, float(shift + _variance(real) + _variance(fake) - 2.0 * _overlap(real, fake)))
+    apart = (real.mean - fake.mean).square().sum() + _variance(real) + _variance(fake)
+    if isinstance(real, Moments) and isinstance(fake, Moments):
+        overlap, error = _by_eigenvalues(real, fake)
+        if bool(error < DIGITS * (apart - 2.0 * overlap)):
+            return float(apart - 2.0 * overlap)
+    overlap = torch.linalg.svdvals(_factor(real).T @ _factor(fake)).sum()
+    return max(0.0, float(apart - 2.0 * overlap))
 
 
-def _overlap(real: Side, fake: Side) -> Tensor:
-    """Tr (S_1 S_2)^(1/2): from eigenvalues of L^T S_2 L where they keep their digits, else a nuclear norm."""
-    lower = _cholesky(real) if isinstance(real, Moments) and isinstance(fake, Moments) else None
-    if lower is not None and isinstance(fake, Moments):
-        values = torch.linalg.eigvalsh(lower.T @ fake.covariance @ lower)
-        if bool(values[0] > WELL_CONDITIONED * values[-1]):
-            return torch.sum(values.sqrt())
-    return torch.sum(torch.linalg.svdvals(_factor(real).T @ _factor(fake)))
+def _by_eigenvalues(real: Moments, fake: Moments) -> tuple[Tensor, Tensor]:
+    """Tr (S_1 S_2)^(1/2) as the sum of roots of the eigenvalues of F^T S_2 F, and a bound of twice its error.
+
+    Fast, but an eigenvalue's error of some rounding units of the largest grows in the root of a small one.
+    """
+    lower = _cholesky(real)
+    if lower is not None:
+        product = _half_of_congruence(lower, fake.covariance)
+    else:
+        factor = _factor(real)
+        product = factor.T @ fake.covariance @ factor
+    values = torch.linalg.eigvalsh(product).clamp(min=0.0)
+    unit = 4.0 * torch.finfo(values.dtype).eps * values[-1:].sum()
+    roots = values.sqrt()
+    return roots.sum(), torch.minimum(unit.sqrt(), unit / roots).sum()
+
+
+def _half_of_congruence(lower: Tensor, covariance: Tensor) -> Tensor:
+    """Lower half of L^T S L for a lower triangular L, strip by strip: a third of the work of two products."""
+    half = torch.zeros_like(covariance)
+    for start, columns in _strips(len(lower)):
+        inner = covariance[start:, start:] @ lower[start:, columns]
+        half[start:, columns] = lower[start:, start:].T @ inner
+    return half
+
+
+def _gram(x: Tensor) -> Tensor:
+    """X^T X, half of it computed and mirrored."""
+    half = torch.zeros(x.shape[1], x.shape[1]).to(x)
+    for start, columns in _strips(x.shape[1]):
+        half[start:, columns] = x[:, start:].T @ x[:, columns]
+    return half.tril() + half.tril(-1).T
+
+
+def _strips(width: int) -> list[tuple[int, slice]]:
+    step = -(-width // STRIPS)
+    return [(start, slice(start, start + step)) for start in range(0, width, step)]
 
 
 def _variance(side: Side) -> Tensor:
@@ -158,7 +198,7 @@ def _cholesky(moments: Moments) -> Tensor | None:
     """Lower factor of a covariance, None when it is nearly singular."""
     lower, failed = torch.linalg.cholesky_ex(moments.covariance)
     diagonal = lower.diagonal().square()
-    good = not bool(failed) and bool(diagonal.min() > WELL_CONDITIONED * diagonal.max())
+    good = not bool(failed) and bool(diagonal.min() > SINGULAR * diagonal.max())
     return lower if good else None
 
 
@@ -182,7 +222,7 @@ def _as_moments(given: Moments) -> Moments:
     if given.count is not None and given.count < 2:
         raise InputError("moments of a single sample have no covariance", "give more samples")
     mean, covariance = checked(given.mean[None], 1, "the mean")[0], checked(given.covariance, 1, "covariance")
-    return Moments(mean, (covariance + covariance.T) / 2.0, given.count)
+    return Moments(mean, covariance, given.count)
 
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
