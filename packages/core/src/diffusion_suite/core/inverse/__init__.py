@@ -10,6 +10,15 @@ from diffusion_suite.core.inverse.forward import ForwardDenoiser
 from diffusion_suite.core.inverse.functions import Composed, FunctionOperator, adapt, check_adjoint
 from diffusion_suite.core.inverse.message_passing import LinearEstimator, MessagePassing, vamp
 from diffusion_suite.core.inverse.mixing import Dense, Grayscale, MatrixOperator, SpectralResponse, matrix_of
+from diffusion_suite.core.inverse.noise_search import (
+    FoundNoise,
+    fit_noise,
+    load_noise,
+    mean_squared_error,
+    refine_noise,
+    save_noise,
+    search_noise,
+)
 from diffusion_suite.core.inverse.operators import (
     Identity,
     Inpainting,
@@ -43,6 +52,7 @@ __all__ = [
     "Dense",
     "Factor",
     "ForwardDenoiser",
+    "FoundNoise",
     "FunctionOperator",
     "Grayscale",
     "Identity",
@@ -70,10 +80,16 @@ __all__ = [
     "diffpir",
     "dps",
     "exact_posterior",
+    "fit_noise",
+    "load_noise",
     "matrix_of",
+    "mean_squared_error",
     "pigdm",
     "plug_and_play",
     "red_diff",
+    "refine_noise",
+    "save_noise",
+    "search_noise",
     "solve",
     "vamp",
 ]

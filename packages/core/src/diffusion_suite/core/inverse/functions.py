@@ -202,7 +202,7 @@ def check_adjoint(operator: LinearOperator, like: Tensor | None = None, name: st
     Raises:
         InputError: it fails, to 1e-9 of |A x| |r| + |x| |A^T r| in float64 (3e-4 in float32).
     """
-    x, r = (_draw((2, *shape), "adjoint") for shape in (operator.image_shape, operator.data_shape))
+    x, r = _draw((2, *operator.image_shape), "image"), _draw((2, *operator.data_shape), "data")
     if like is not None:
         x, r = x.to(like), r.to(like)
     problem = ""

@@ -12,7 +12,7 @@ which `guidance.ScoreGuided` adds to the denoiser. What is taken for C decides h
 - `denoiser`: the covariance that the denoiser itself implies, C = sigma^2/alpha J (Tweedie's formula of
   second order; Boys et al. 2023, Rozet et al. 2024). Exact for every Gaussian. A product with C costs one
   vector-Jacobian product; the system is solved by a few conjugate gradients, preconditioned by the isotropic
-  solution and started at the solution of the step before.
+  solution, whose first direction is the solution of the step before.
 - `point`: 0, the likelihood of the point x0 (Chung et al. 2023, for Gaussian noise).
 """
 
@@ -87,7 +87,7 @@ class MeasurementScore:
             x_t: state, a leaf that requires a gradient.
             x0: clean data predicted there, which depends on it.
             t: the time.
-            start: a solution to start from.
+            start: a solution to start from, of a similar state.
         """
         alpha, sigma = self.path.at(t, x0)
         pull = functools.partial(self._pull, x_t, x0)
@@ -95,8 +95,7 @@ class MeasurementScore:
         variance = sigma**2 / (alpha**2 + sigma**2)
         if self.covariance == "denoiser":
             factor = torch.where(alpha > 0, sigma**2 / alpha, 0.0)
-            cold = torch.zeros_like(x_t)
-            return self._own_covariance(residual, variance, factor, pull, cold, start)
+            return self._own_covariance(residual, variance, factor, pull, torch.zeros_like(x_t), start)
         if self.covariance == "isotropic":
             v = self._isotropic(residual, variance, start)
         else:
@@ -124,26 +123,22 @@ class MeasurementScore:
         def applied(v: Tensor, pulled: Tensor) -> Tensor:
             return self.operator.A(factor * pulled) + self.sigma_y**2 * v
 
-        left = self.iterations
-        v = torch.zeros_like(residual)
-        if start is not None:
-            v, score, left = start, pull(start), left - 1
-            residual = residual - applied(v, score)
-        near = self._precondition(residual, variance)
-        direction, size = near, _dot(residual, near)
-        floor = size * torch.finfo(size.dtype).eps ** 2
-        for _ in range(left):
+        v, last = torch.zeros_like(residual), None
+        for index in range(self.iterations):
+            if index == 0 and start is not None:
+                direction = start
+            else:
+                near = self._precondition(residual, variance)
+                size = _dot(residual, near)
+                direction = near if last is None else near + _fit(divide(size, last), v) * direction
+                last = size
             pulled = pull(direction)
             product = applied(direction, pulled)
             curvature = _dot(direction, product)
             # A network's Jacobian is not quite symmetric: an item stops where it would go uphill.
-            step = torch.where((curvature > 0) & (size > floor), divide(size, curvature), 0.0)
+            step = torch.where(curvature > 0, divide(_dot(direction, residual), curvature), 0.0)
             v, score = v + _fit(step, v) * direction, score + _fit(step, score) * pulled
             residual = residual - _fit(step, v) * product
-            near = self._precondition(residual, variance)
-            fresh = _dot(residual, near)
-            direction = near + _fit(divide(fresh, size), v) * direction
-            size = fresh
         return score, v
 
     def _precondition(self, residual: Tensor, variance: Tensor) -> Tensor:
@@ -193,8 +188,9 @@ class MeasurementGuided(ScoreGuided):
     def guide(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
         before = self._solutions[-1] if self._solutions else None
         score, solution = self.measurement.solved(x_t, x0, t, before)
-        if self._solutions is not None:
-            self._solutions[:] = [solution.detach()]
+        # Where no data are left the state tells nothing, and the solution would mislead the next step.
+        if self._solutions is not None and (isinstance(t, Tensor) or float(self.path.alpha(t)) > 0.0):
+            self._solutions[:] = [solution]
         return score
 
 
