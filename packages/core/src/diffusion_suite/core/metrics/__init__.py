@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from diffusion_suite.core.metrics.kernel import KernelDistance, kernel_distance, kernel_distance_full
     from diffusion_suite.core.metrics.memorisation import CopyingStatistic, authentic, copying_statistic
     from diffusion_suite.core.metrics.neighbours import Fidelity, fidelity, realism
-    from diffusion_suite.core.metrics.report import Options, Score, Sets, report
+    from diffusion_suite.core.metrics.report import Options, Score, Sets, measure
 
 __all__ = [
     "CopyingStatistic",
@@ -60,8 +60,8 @@ __all__ = [
     "kernel_distance",
     "kernel_distance_full",
     "levina_bickel",
+    "measure",
     "realism",
-    "report",
     "score_spectrum",
     "sliced_wasserstein",
     "two_nn",
@@ -99,7 +99,7 @@ _HOMES = {
     "Options": "report",
     "Score": "report",
     "Sets": "report",
-    "report": "report",
+    "measure": "report",
 }
 
 

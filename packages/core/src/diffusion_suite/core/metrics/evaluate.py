@@ -24,7 +24,7 @@ def run(request: Request) -> None:
     Raises:
         SuiteError: unusable input, or results that exist already.
     """
-    from diffusion_suite.core.metrics.report import Options, Sets, report
+    from diffusion_suite.core.metrics.report import Options, Sets, measure
     from diffusion_suite.core.metrics.sources import read_sets
 
     config: EvaluateConfig = request.config
@@ -49,7 +49,7 @@ def run(request: Request) -> None:
         bootstrap=config.bootstrap,
         seed=config.seed,
     )
-    scores = report(Sets(**features), config.metrics, config.encoder_name or encoder, options)
+    scores = measure(Sets(**features), config.metrics, config.encoder_name or encoder, options)
     if output is not None:
         _write(output, scores, names, request)
     _print_table(scores)

@@ -3,7 +3,7 @@
 >>> import torch
 >>> draw = torch.Generator().manual_seed(0)
 >>> real, fake = torch.randn(60, 4, generator=draw), torch.randn(50, 4, generator=draw)
->>> [score.name for score in report(Sets(real, fake), ["fd", "precision"], "pixels")]
+>>> [score.name for score in measure(Sets(real, fake), ["fd", "precision"], "pixels")]
 ['fd_pixels', 'precision_pixels']
 """
 
@@ -79,7 +79,7 @@ class Sets:
     test: Tensor | None = None
 
 
-def report(sets: Sets, metrics: Sequence[str], encoder: str, options: Options | None = None) -> list[Score]:
+def measure(sets: Sets, metrics: Sequence[str], encoder: str, options: Options | None = None) -> list[Score]:
     """Compute metrics.
 
     Args:
