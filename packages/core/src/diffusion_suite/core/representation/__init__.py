@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         rotated,
         rotation_loss,
     )
+    from diffusion_suite.core.representation.segments import compensation_loss, segment_mask
     from diffusion_suite.core.representation.self_conditioning import SelfConditioned
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "anomaly_score",
     "blocks_of",
     "classify",
+    "compensation_loss",
     "contrastive_loss",
     "cross_attention_maps",
     "denoising_map",
@@ -102,6 +104,7 @@ __all__ = [
     "resize_tokens",
     "rotated",
     "rotation_loss",
+    "segment_mask",
     "sra_loss",
     "teacher_times",
 ]
@@ -129,6 +132,7 @@ _HOMES = {
     "anomaly_score": "anomaly",
     "blocks_of": "hooks",
     "classify": "classifier",
+    "compensation_loss": "segments",
     "contrastive_loss": "alignment",
     "cross_attention_maps": "attention",
     "denoising_map": "anomaly",
@@ -152,6 +156,7 @@ _HOMES = {
     "resize_tokens": "pooling",
     "rotated": "rotations",
     "rotation_loss": "rotations",
+    "segment_mask": "segments",
     "sra_loss": "alignment",
     "teacher_times": "alignment",
 }
