@@ -1,0 +1,1 @@
+"""Shipped settings of the depth domain; choose one with ``-c NAME``."""
