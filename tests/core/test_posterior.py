@@ -1,6 +1,5 @@
 """Posterior solvers against the closed form, against their equations, and on what they must refuse."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
