@@ -42,6 +42,9 @@ class EvaluateConfig:
         "what turns pictures into features: pixels (one size only, says little of how pictures look), or an "
         "encoder: efficientnet-lite0, a folder, a hub id such as facebook/dinov2-large",
     )
+    cache: str | None = opt(
+        None, "folder that keeps what an encoder said of a picture for the next time", hashed=False
+    )
     download: bool = opt(False, "let the encoder of a hub id be fetched", hashed=False)
     encoder_name: str | None = opt(
         None, "what results call the encoder; null = its own name, 'features' for files of features"

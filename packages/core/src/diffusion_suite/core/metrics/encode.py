@@ -47,18 +47,22 @@ def from_encoder(
     Args:
         sources: the sets.
         name: what `load_encoder` takes.
-        config: batch size, whether weights may be downloaded.
+        config: batch size, cache, whether weights may be downloaded.
         device: where the encoder works.
 
     Raises:
         CheckpointError: no such encoder, or none of pictures.
         InputError: a picture that cannot be read.
     """
-    from diffusion_suite.core.encoders.load import load_encoder
+    from diffusion_suite.core.encoders import FeatureCache, load_encoder
 
     encoder = load_encoder(name, "image", local_files_only=not config.download, device=device)
     found = {}
     for role, source in sources.items():
+        if config.cache is not None:
+            cache = FeatureCache(config.cache)
+            found[role] = cache.pooled(encoder, source.items(), batch_size=config.batch_size).float()
+            continue
         parts = []
         for batch in _batches(_tracked(source), config.batch_size):
             prepared = [encoder.prepare(picture.expand(3, -1, -1)[None].to(device)) for _, picture in batch]

@@ -95,6 +95,18 @@ class Source:
                 grey = bool((picture == picture[:1]).all())
                 yield str(file), picture[:1] if grey else picture
 
+    def items(self) -> list[Path | Tensor]:
+        """Each picture as a cache of features takes it: a file, or values (3, h, w).
+
+        Raises:
+            InputError: as `pictures`.
+        """
+        found: list[Path | Tensor] = []
+        for file in self.files:
+            arrays = _pictures(_array(file, self.key), file) if _is_array(file) else None
+            found += [file] if arrays is None else [picture.expand(3, -1, -1) for picture in arrays]
+        return found
+
     def __len__(self) -> int:
         if self.features:
             return len(self.features_of())
