@@ -148,9 +148,8 @@ def test_a_conditional_flow_classifies_and_draws_digits(tmp_path):
 
 def test_alignment_lifts_the_best_probe(tmp_path):
     known, unseen = digits()
-    lifts = []
+    encoder, lifts = teacher(), []
     for seed in range(3):
-        encoder = teacher()
         add_on = RepresentationAlignment(
             1, lambda batch: encoder(batch[0]), width=64, teacher_width=64, hidden=256
         )

@@ -163,6 +163,11 @@ class SelfAlignment(AddOn):
         return Head(self.width)
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The copy is made before the module moves to its device.
+        averaged(trainer).to(pl_module.device).eval()
+
+    @override
     @contextmanager
     def watch(self, module: SuiteModule, generator: torch.Generator) -> Iterator[None]:
         network = module.get_submodule(self.network)
@@ -183,7 +188,7 @@ class SelfAlignment(AddOn):
         u = torch.rand(len(noised.t), generator=generator, device=generator.device)
         t = teacher_times(noised.t.to(u), u, self.back)
         t = t if noised.t.is_floating_point() else t.round().to(noised.t)
-        network = averaged(module.trainer).get_submodule(self.network).eval()
+        network = averaged(module.trainer).get_submodule(self.network)
         name = layer_name(network, self.teacher)
         with torch.no_grad(), reading(network, [name]) as seen:
             again = _replaced(call, noised.path.add_noise(noised.x0, noised.eps, t), t, self.name)
