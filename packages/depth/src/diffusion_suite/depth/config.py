@@ -5,7 +5,173 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffusion_suite.core.config import opt
+from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.training.config import TrainConfig
+
+ALIGNMENTS = ("affine", "log_affine", "scale", "disparity")
+OUTPUTS = ("npy", "tiff", "png16", "color", "grey8", "log_depth", "normals", "points")
+
+
+@dataclass
+class NetworkKeys:
+    """Which network predicts, and how; shared by predict and evaluate."""
+
+    weights: str = opt(
+        "starter", "weights: starter, a folder, a hub id, a last.ckpt of ours, or a published .ckpt"
+    )
+    autoencoder: str | None = opt(
+        None,
+        "folder or hub id of a diffusers autoencoder: a published .ckpt needs one; an AutoencoderTiny is "
+        "faster and less exact; null = the one that comes with the weights",
+    )
+    steps: int = opt(2, "Euler steps of the flow", ge=1)
+    members: int = opt(4, "results from different noise, averaged; their spread is the uncertainty", ge=1)
+    resolution: int | None = opt(
+        None,
+        "longest side in pixels at which depth is predicted; 0 = the picture's own; null = the network's own",
+        ge=0,
+    )
+    multiple: int = opt(
+        8, "sides are rounded to multiples of this many pixels before predicting; 64 = as published", ge=1
+    )
+    window: int | None = opt(
+        None,
+        "longest side that the network sees at once; a larger resolution is predicted in windows that agree "
+        "with the whole picture; null = the network's own",
+        ge=32,
+    )
+    overlap: float = opt(
+        0.25, "share of a window by which neighbouring windows overlap and are blended", ge=0, le=0.5
+    )
+    batch_size: int = opt(4, "pictures of one size that are predicted together", ge=1, hashed=False)
+    seed: int = opt(0, "the same seed gives the same result", ge=0)
+    device: str = opt("auto", "auto, cpu, cuda, cuda:1 or mps", hashed=False)
+    precision: str = opt("auto", "arithmetic of the networks", choices=("auto", "32", "bf16", "16"))
+    compile: bool = opt(
+        False, "compile the networks: pays with many pictures of one size on a GPU", hashed=False
+    )
+    channels_last: bool = opt(
+        True, "keep pictures channels-last in memory: faster on most GPUs", hashed=False
+    )
+
+
+@dataclass
+class PredictConfig(NetworkKeys):
+    """Settings of ``depth predict``."""
+
+    outputs: list[str] = opt(
+        ["npy", "png16", "color"],
+        "files of each picture: npy and tiff (float32), png16, color and grey8 (8 bit, as published), "
+        "log_depth (npy), normals (npy and png), points (ply)",
+        choices=OUTPUTS,
+    )
+    uncertainty: bool = opt(
+        True, "also write the spread of log-depth over the members, where there are several"
+    )
+    alignment: str = opt(
+        "affine",
+        "what relative depth is: affine = exp(y) from 0 to 1 as published, true up to scale and shift; "
+        "log_affine = exp(y), whose logarithm is true up to scale and shift",
+        choices=("affine", "log_affine"),
+    )
+    known: str | None = opt(
+        None,
+        "known depths that make the result metric: a map (.png, .tif, .npy; 0 or NaN = unknown), a table "
+        "(.csv with columns x, y, depth), or a folder with one for each picture, of the same name",
+    )
+    known_unit: float | None = opt(
+        None, "metres of one unit of known; null = 0.001 in files of whole numbers, 1 in others", gt=0
+    )
+    completion: bool = opt(
+        False, "also bend the result so that it passes through the known depths (depth completion)"
+    )
+    near: float | None = opt(
+        None, "with far: metres of the nearest parts of the picture; metric result", gt=0
+    )
+    far: float | None = opt(None, "with near: metres of the farthest parts of the picture", gt=0)
+    focal: float | None = opt(
+        None,
+        "focal length in pixels of the picture, for points and normals; null = EXIF, else from fov",
+        gt=0,
+    )
+    fov: float = opt(
+        55.0,
+        "field of view along the longest side in degrees, where the focal length is not known",
+        gt=0,
+        lt=180,
+    )
+    colormap: str = opt("Spectral", "matplotlib colour map of color; near is its first colour")
+    video: list[str] = opt(
+        ["color"],
+        "files of each video: color (mp4), grey16 (lossless 16-bit mkv), frames (16-bit PNG)",
+        choices=("color", "grey16", "frames"),
+    )
+    smoothing: float = opt(
+        0.9,
+        "share of a frame's scale and shift taken from the frames before it; 0 = each frame on its own",
+        ge=0,
+        lt=1,
+    )
+    overwrite: bool = opt(False, "replace outputs that exist", hashed=False)
+
+    def check(self) -> None:
+        """Refuse settings that do not go together."""
+        if not self.outputs:
+            raise ConfigError("outputs is empty", "name at least one, such as outputs=[npy]", key="outputs")
+        if not self.video:
+            raise ConfigError("video is empty", "name at least one, such as video=[color]", key="video")
+        if (self.near is None) != (self.far is None):
+            missing = "near" if self.near is None else "far"
+            raise ConfigError(f"{missing} is missing", "give both near and far, or drop both", key=missing)
+        if self.near is not None and self.far is not None:
+            if self.near >= self.far:
+                raise ConfigError(
+                    f"near={self.near} is not below far={self.far}", "give metres with near < far", key="near"
+                )
+            if self.known is not None:
+                raise ConfigError(
+                    "near and far do not go with known", "drop one: each makes the result metric", key="near"
+                )
+        if self.completion and self.known is None:
+            raise ConfigError("completion=true needs known depths", "add known=FILE", key="completion")
+
+
+@dataclass
+class EvaluateConfig(NetworkKeys):
+    """Settings of ``depth evaluate``."""
+
+    reference: str | None = opt(
+        None,
+        "folder of true depth maps of the pictures' names; null = beside each picture, as the folders have",
+    )
+    unit: float | None = opt(
+        None, "metres of one unit of the true maps; null = as the data set says, else as predict's known_unit"
+    )
+    alignments: list[str] = opt(
+        ["affine", "log_affine"], "fits of the prediction to the truth, each measured", choices=ALIGNMENTS
+    )
+    nearest: float = opt(0.001, "true depths below this many metres are left out", ge=0)
+    farthest: float | None = opt(None, "true depths above this many metres are left out; null = none", gt=0)
+    limit: int = opt(0, "measure the first so many pictures; 0 = all", ge=0)
+    pictures: bool = opt(True, "also write a grid of input, truth, prediction and error", hashed=False)
+    overwrite: bool = opt(False, "replace outputs that exist", hashed=False)
+
+
+@dataclass
+class ConvertConfig:
+    """Settings of ``depth convert``."""
+
+    autoencoder: str | None = opt(
+        None, "folder of the diffusers autoencoder that goes with a published checkpoint"
+    )
+    overwrite: bool = opt(False, "replace the output if it exists", hashed=False)
+
+
+@dataclass
+class InfoConfig:
+    """Settings of ``depth info``."""
+
+    json: bool = opt(False, "print JSON instead of a table", hashed=False)
 
 
 @dataclass

@@ -17,6 +17,31 @@ DOMAIN = Domain(
                 schema=f"{_ROOM}.config:TrainDepthConfig",
                 run=f"{_ROOM}.train:run",
             ),
+            "predict": Command(
+                help="depth of pictures (PNG, JPEG, TIFF, WebP, ...) and videos, at their own size",
+                schema=f"{_ROOM}.config:PredictConfig",
+                run=f"{_ROOM}.predict:run",
+                examples=(
+                    "diffusion-suite depth predict photo.jpg",
+                    "diffusion-suite depth predict photos/ -o depths outputs=[tiff,points]",
+                    "diffusion-suite depth predict room.jpg known=measured.csv",
+                ),
+            ),
+            "evaluate": Command(
+                help="measure predicted depth against true depth",
+                schema=f"{_ROOM}.config:EvaluateConfig",
+                run=f"{_ROOM}.evaluate:run",
+            ),
+            "convert": Command(
+                help="published weights to ours, ours to the published layout",
+                schema=f"{_ROOM}.config:ConvertConfig",
+                run=f"{_ROOM}.convert:run",
+            ),
+            "info": Command(
+                help="what a picture or a checkpoint holds",
+                schema=f"{_ROOM}.config:InfoConfig",
+                run=f"{_ROOM}.info:run",
+            ),
         }
     },
 )
