@@ -75,6 +75,13 @@ def test_pretrain_makes_an_encoder_and_goes_on(
     resumed = load_encoder(tmp_path / "half" / "encoder")
     assert torch.equal(resumed.tokens(picture), features.tokens)
     assert "left out" in capsys.readouterr().err
+    words = ["core", "pretrain", str(folder), "-o", str(tmp_path / "half"), "steps=9", "schedule=constant"]
+    assert main([*words, *TINY, "width=32"]) == 2
+    assert "width was 16, now 32" in capsys.readouterr().err
+    init = ["-o", str(tmp_path / "next"), "steps=1", f"init={tmp_path / 'half' / 'encoder'}"]
+    assert main(["core", "pretrain", str(folder), *init, *TINY, "learning_rate=1e-12"]) == 0
+    started = load_encoder(tmp_path / "next" / "encoder")
+    assert_close(started.tokens(picture), features.tokens, atol=1e-5, rtol=1e-5)
 
 
 def test_broken_files_may_be_refused(

@@ -72,6 +72,7 @@ def fit(
     if resume is not None:
         checkpoint = read_checkpoint(resume)
         step = _check_resumable(checkpoint, config, resume, add_on_names(callbacks))
+        _check_network(checkpoint, module, resume)
         if step >= config.steps:
             module.on_load_checkpoint(checkpoint)
             module.load_state_dict(checkpoint["state_dict"])
@@ -231,6 +232,20 @@ def _check_resumable(
             f"give the old ones, or another run folder with init={path}",
         )
     return int(checkpoint.get("global_step", 0))
+
+
+def _check_network(checkpoint: dict[str, Any], module: SuiteModule, path: Path) -> None:
+    """Refuse to go on with a network of other sizes; parts that add-ons brought are theirs to check."""
+    state, own = checkpoint["state_dict"], module.state_dict()
+    if all(name in state and state[name].shape == tensor.shape for name, tensor in own.items()):
+        return
+    old = checkpoint.get("hyper_parameters", {})
+    values = [(key, old[key], module.hparams.get(key)) for key in old]
+    changed = ", ".join(f"{key} was {was}, now {now}" for key, was, now in values if was != now)
+    raise CheckpointError(
+        f"{path} holds another network ({changed or type(module).__name__})",
+        "give the settings it was trained with, or another run folder",
+    )
 
 
 def _write_records(config: TrainConfig, folder: Path) -> None:
