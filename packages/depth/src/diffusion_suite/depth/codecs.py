@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from diffusion_suite.core.errors import CheckpointError
 
 
 class Codec(Protocol):
@@ -50,15 +52,17 @@ class AutoencoderCodec(nn.Module):
 
     Args:
         autoencoder: the module.
-        scale: factor on the encoder's latents, 0.18215 for Stable Diffusion 1 and 2.
+        scale: factor on the encoder's latents, 0.18215 for Stable Diffusion 1 and 2. An `AutoencoderTiny` has
+            its own (1: its latents are those of the other, scaled).
     """
 
     def __init__(self, autoencoder: Any, scale: float = 0.18215) -> None:
         super().__init__()
         self.autoencoder: Any = autoencoder.requires_grad_(False).eval()
-        self.scale = scale
         config = dict(autoencoder.config)
-        levels = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        tiny = "encoder_block_out_channels" in config
+        levels = config["encoder_block_out_channels" if tiny else "block_out_channels"]
+        self.scale = float(config["scaling_factor"]) if tiny else scale
         self.channels, self.factor = int(config["latent_channels"]), 2 ** (len(levels) - 1)
 
     @torch.no_grad()
@@ -72,3 +76,30 @@ class AutoencoderCodec(nn.Module):
         """Pictures."""
         pictures: Tensor = self.autoencoder.decode(latents / self.scale).sample
         return pictures
+
+
+class MissingCodec(nn.Module):
+    """In the place of an autoencoder that did not come with the weights.
+
+    Args:
+        channels: of the latents.
+        factor: side of the squares of pixels that make a latent.
+    """
+
+    def __init__(self, channels: int, factor: int = 8) -> None:
+        super().__init__()
+        self.channels, self.factor = channels, factor
+
+    def encode(self, pictures: Tensor) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            "these weights came without their autoencoder",
+            "give autoencoder=FOLDER: that of Stable Diffusion 1 or 2, in the layout of diffusers, or a hub "
+            "name such as stable-diffusion-v1-5/stable-diffusion-v1-5",
+        )
+
+    decode = encode

@@ -2,6 +2,22 @@
 
 from diffusion_suite.core.checkpoints.card import Card
 from diffusion_suite.core.checkpoints.pretrained import Pretrained
-from diffusion_suite.core.checkpoints.published import load_published, load_weights, match_keys, save_weights
+from diffusion_suite.core.checkpoints.published import (
+    load_published,
+    load_weights,
+    match_keys,
+    read_pickled,
+    save_pickled,
+    save_weights,
+)
 
-__all__ = ["Card", "Pretrained", "load_published", "load_weights", "match_keys", "save_weights"]
+__all__ = [
+    "Card",
+    "Pretrained",
+    "load_published",
+    "load_weights",
+    "match_keys",
+    "read_pickled",
+    "save_pickled",
+    "save_weights",
+]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.files import atomic_path
@@ -38,15 +43,52 @@ def load_published(path: str | Path, inside: str | None = None) -> dict[str, Ten
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is no safetensors file ({error})", "fetch it again") from error
+    return _tensors(read_pickled(path), inside, path)
+
+
+def read_pickled(path: str | Path, allowed: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The content of a file of ``torch.save``, on the CPU, read with ``weights_only=True``.
+
+    Args:
+        path: the file.
+        allowed: what the file may hold besides tensors and plain values: the name of a class or function in
+            the file, such as ``"numpy.ndarray"``, to what is called in its place.
+
+    Raises:
+        CheckpointError: when the file is missing, unreadable, or holds anything else (it is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}", "check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with safe_globals([(call, name) for name, call in allowed.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:
+        foreign = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if foreign:
+            raise CheckpointError(
+                f"{path} cannot be read safely: it holds an object of {foreign[1]}",
+                "save it again, where it was made, as tensors, numbers, text, lists and dicts",
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read safely ({reason[:200]})",
             "fetch it again; a file that holds pickled objects must be converted where it was made",
         ) from error
-    return _tensors(content, inside, path)
+
+
+def save_pickled(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a file of ``torch.save``, whole or not at all, for programs that read nothing else.
+
+    Args:
+        path: the file; its folder is made when missing.
+        content: tensors, numbers, text, lists and dicts of these.
+
+    Raises:
+        OutputError: when the folder cannot be written in.
+    """
+    with atomic_path(Path(path)) as part:
+        torch.save(dict(content), part)
 
 
 def _tensors(content: object, inside: str | None, path: Path) -> dict[str, Tensor]:
