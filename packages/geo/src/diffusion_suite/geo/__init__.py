@@ -9,8 +9,9 @@ Importing this package is cheap; the classes are loaded when first asked for::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_suite.core.lazy import lazy
 
 if TYPE_CHECKING:
     from diffusion_suite.geo.io import Scene, open_scene
@@ -18,18 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DDS2M", "Restoration", "Scene", "open_scene"]
 
-_HOMES = {
-    "DDS2M": "diffusion_suite.geo.restoration.dds2m",
-    "Restoration": "diffusion_suite.geo.restoration.dds2m",
-    "Scene": "diffusion_suite.geo.io",
-    "open_scene": "diffusion_suite.geo.io",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "DDS2M": "restoration.dds2m",
+        "Restoration": "restoration.dds2m",
+        "Scene": "io",
+        "open_scene": "io",
+    },
+)
 
 
 def __dir__() -> list[str]:

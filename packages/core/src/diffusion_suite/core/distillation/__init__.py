@@ -6,9 +6,10 @@ The settings (:class:`Distillation`) are importable without torch from
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffusion_suite.core.distillation.config import Distillation, halvings
+from diffusion_suite.core.lazy import lazy
 
 if TYPE_CHECKING:
     from diffusion_suite.core.distillation.guidance import (
@@ -53,10 +54,4 @@ _HOMES = {
     "two_step_target": "progressive",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

@@ -6,7 +6,9 @@ for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_suite.core.lazy import lazy
 
 if TYPE_CHECKING:
     from diffusion_suite.core.encoders.base import Contract, Encoder, Features
@@ -45,10 +47,4 @@ _HOMES = {
     "read_picture": "pictures",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

@@ -5,7 +5,9 @@ Features are tensors (items, width). Everything is imported when first asked for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_suite.core.lazy import lazy
 
 if TYPE_CHECKING:
     from diffusion_suite.core.metrics.dimension import (
@@ -102,10 +104,4 @@ _HOMES = {
     "measure": "report",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

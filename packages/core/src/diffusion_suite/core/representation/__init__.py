@@ -5,7 +5,9 @@ Everything is imported when first asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_suite.core.lazy import lazy
 
 if TYPE_CHECKING:
     from diffusion_suite.core.representation.add_on import AddOn, Noised
@@ -161,10 +163,4 @@ _HOMES = {
     "teacher_times": "alignment",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import os
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +97,21 @@ def dispatch(case: Case, runners: Mapping[str, Callable[[Case], None]]) -> None:
             f"{case.path} is of kind {case.kind!r}, which has no runner (there are {', '.join(runners)})"
         )
     runner(case)
+
+
+def runners(folder: Path) -> dict[str, Callable[..., None]]:
+    """Runners by kind from the files of a folder, each with a dict `RUNNERS`.
+
+    Raises:
+        ValueError: when two files claim a kind.
+    """
+    found: dict[str, Callable[..., None]] = {}
+    for path in sorted(folder.glob("*.py")):
+        own: dict[str, Callable[..., None]] = runpy.run_path(str(path))["RUNNERS"]
+        if twice := own.keys() & found.keys():
+            raise ValueError(f"{path} has a second runner of {', '.join(sorted(twice))}")
+        found |= own
+    return found
 
 
 def _beside(module: Path) -> Path:

@@ -6,8 +6,9 @@ The settings (:class:`TrainConfig`) are importable without torch from
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diffusion_suite.core.lazy import lazy
 from diffusion_suite.core.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,10 +27,4 @@ _HOMES = {
     "fit": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)
