@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.metrics.features import checked, nearest_others, same_width, squared_distances
 
 INSIDE = 1.0 - 1e-9
@@ -91,7 +92,7 @@ def realism(real: Tensor, fake: Tensor, k: int = 5) -> Tensor:
         k: neighbours, below n.
 
     Returns:
-        (m,), above 1 inside some ball; infinity for a copy of a real item.
+        (m,), above 1 inside some ball, infinity at the centre of one.
 
     Raises:
         InputError: features that are not finite, no more than k real items, unequal widths, or radii that are
@@ -102,7 +103,9 @@ def realism(real: Tensor, fake: Tensor, k: int = 5) -> Tensor:
     kept = radii < _median(radii)
     balls, radii = real[kept], radii[kept]
     if not len(balls):
-        return torch.zeros(len(fake)).to(fake)
+        raise InputError(
+            "all real items have one distance to their neighbours, no ball is small", "add items"
+        )
     found = []
     for _, squares in squared_distances(fake, balls):
         ratios = radii / squares.sqrt()

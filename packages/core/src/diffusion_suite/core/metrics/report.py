@@ -140,7 +140,8 @@ class _Bench:
             size=settings.subset_size,
             seed=settings.seed,
         )
-        note = f"{len(found.values)} subsets of {found.size}"
+        count = len(found.values)
+        note = f"{count} subsets of {found.size}" if count > 1 else "all items at once"
         return [self._score("kd", found.value, self._kernel_error, PAIR, note)]
 
     def kd_full(self) -> list[Score]:

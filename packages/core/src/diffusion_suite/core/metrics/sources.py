@@ -229,7 +229,7 @@ def _pictures(array: Array, file: Path) -> Iterator[Tensor]:
 
 def _picture(item: Array, file: Path) -> Tensor:
     """One picture (h, w, c) as (1 or 3, h, w) in [0, 1], transparent parts on white."""
-    values = np.asarray(item, np.float32)
+    values = np.array(item, np.float32)
     if item.dtype.kind in "iu":
         values = values / np.float32(np.iinfo(item.dtype).max)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
