@@ -1,7 +1,7 @@
 r"""Pictures larger than the network sees at once: windows whose scales and shifts are made to agree.
 
-Each window's y stands by itself, so :math:`a_i y_i + b_i` is fitted for all windows together: to the prediction
-of the whole picture at the network's size, and to each other where they overlap,
+Each window's y stands by itself, so :math:`a_i y_i + b_i` is fitted for all windows together: to the
+prediction of the whole picture at the network's size, and to each other where they overlap,
 
 .. math:: \sum_i \langle (a_i y_i + b_i - c)^2 \rangle + \sum_{ij} \langle (a_i y_i + b_i - a_j y_j - b_j)^2
    \rangle,
@@ -111,9 +111,10 @@ def agreement(windows: Sequence[Window], parts: Sequence[Map], whole: Map) -> Li
             both = [2 * i, 2 * i + 1, 2 * j, 2 * j + 1]
             matrix[np.ix_(both, both)] += row.T @ row / len(row)
     lines = np.linalg.solve(matrix, target).reshape(count, 2)
-    for i in np.flatnonzero(lines[:, 0] < 0):
-        lines[i] = 0.0, coarse[places[i]].mean()
-    return lines
+    for place, line in zip(places, lines, strict=True):
+        if line[0] < 0:
+            line[:] = 0.0, coarse[place].mean()
+    return np.asarray(lines, np.float64)
 
 
 Place = tuple[slice, slice]

@@ -130,7 +130,6 @@ def write_tiff(path: Path, depth: Map, facts: Mapping[str, Any]) -> None:
             part,
             depth,
             compression="zlib",
-            predictor=3,
             rowsperstrip=64,
             photometric="minisblack",
             description=json.dumps(facts),
