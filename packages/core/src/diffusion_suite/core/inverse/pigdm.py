@@ -53,8 +53,7 @@ class MeasurementScore:
         y: data, (batch, *operator.data_shape), in the type of the state.
         sigma_y: standard deviation of their noise, in their units.
         covariance: of the clean image given the state, see the module.
-        iterations: vector-Jacobian products an evaluation for `denoiser` (the others need one); conjugate
-            gradients of `isotropic` where the operator has no singular values.
+        iterations: vector-Jacobian products an evaluation for `denoiser`; the others need one.
     """
 
     def __init__(
@@ -134,9 +133,9 @@ class MeasurementScore:
                 last = size
             pulled = pull(direction)
             product = applied(direction, pulled)
-            curvature = _dot(direction, product)
-            # A network's Jacobian is not quite symmetric: an item stops where it would go uphill.
-            step = torch.where(curvature > 0, divide(_dot(direction, residual), curvature), 0.0)
+            curvature, least = _dot(direction, product), self.sigma_y**2 * _dot(direction, direction)
+            # A network's Jacobian is not quite a covariance: no step where it were a negative variance.
+            step = torch.where(curvature > least, divide(_dot(direction, residual), curvature), 0.0)
             v, score = v + _fit(step, v) * direction, score + _fit(step, score) * pulled
             residual = residual - _fit(step, v) * product
         return score, v
@@ -146,6 +145,8 @@ class MeasurementScore:
         if not isinstance(self.operator, SpectralOperator):
             return residual
         scale = variance * self.operator.spectrum**2 + self.sigma_y**2
+        largest = variance * self.operator.spectrum.amax() ** 2 + self.sigma_y**2
+        scale = torch.maximum(scale, torch.finfo(scale.dtype).eps * largest)
         return self.operator.data_from_spectral(divide(self.operator.data_to_spectral(residual), scale))
 
     def _isotropic(self, residual: Tensor, variance: Tensor, start: Tensor | None) -> Tensor:
@@ -190,7 +191,7 @@ class MeasurementGuided(ScoreGuided):
         score, solution = self.measurement.solved(x_t, x0, t, before)
         # Where no data are left the state tells nothing, and the solution would mislead the next step.
         if self._solutions is not None and (isinstance(t, Tensor) or float(self.path.alpha(t)) > 0.0):
-            self._solutions[:] = [solution]
+            self._solutions[:] = [solution.detach()]
         return score
 
 
