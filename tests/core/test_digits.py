@@ -109,7 +109,7 @@ def augmented(pictures, generator):
 
 
 @functools.cache
-def teacher(steps: int = 300):
+def teacher(steps: int = 150):
     """An encoder trained on the 1,400 digits by contrast of two augmented views, without labels."""
     (pictures, _), _ = digits()
     draw = seeding.generator("teacher")
