@@ -154,14 +154,16 @@ class DepthFM(nn.Module, Pretrained):
         from diffusion_suite.depth.published import read_published
 
         found = read_published(path)
-        with torch.device("meta"):
-            model = cls(
-                found.unet,
-                factor=0,
-                noising_step=found.noising_step,
-                text_tokens=found.text_embedding.shape[1],
-                attention_scale=attention_scale,
-            )
+        tokens = found.text_embedding.shape[1]
+        try:
+            with torch.device("meta"):
+                model = cls(
+                    found.unet, 0, found.noising_step, text_tokens=tokens, attention_scale=attention_scale
+                )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} asks for a network that cannot be ({error})", "fetch it again"
+            ) from error
         found.fill(model.unet)
         model.text_embedding = found.text_embedding
         if autoencoder is not None:
@@ -185,6 +187,7 @@ class DepthFM(nn.Module, Pretrained):
             raise CheckpointError("this network works on pixels", "leave the autoencoder out")
         if not isinstance(autoencoder, nn.Module):
             autoencoder = load_autoencoder(autoencoder, local_files_only)
+        described = settings(autoencoder)
         codec = AutoencoderCodec(autoencoder, self.config["scale_factor"])
         if (codec.channels, codec.factor) != (self.codec.channels, self.codec.factor):
             raise CheckpointError(
@@ -194,7 +197,7 @@ class DepthFM(nn.Module, Pretrained):
             )
         like = next(self.unet.parameters())
         self.codec = codec.to(like.device, like.dtype)
-        self.config["autoencoder"] = settings(autoencoder)
+        self.config["autoencoder"] = described
 
     @property
     def resolution(self) -> int:
