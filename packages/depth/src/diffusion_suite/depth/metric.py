@@ -45,6 +45,7 @@ _TUKEY = 4.685
 _MAD = 1.4826
 _FINEST = 512
 _AGREED = 8
+_AGREE = 3
 _LAYERS = 12
 
 
@@ -152,19 +153,29 @@ def complete(y: Map, known: Values, line: LogLine) -> Map:
     low, high = float(y.min()), float(y.max())
     log_depth: Map = np.float32(line.slope) * y + np.float32(line.shift)
     cells, layers = 2, 3
+    weight = np.ones_like(left)
     while True:
         grid = _Grid.over(height, width, low, high, cells, layers)
-        values = grid.mean(rows, columns, at, left)
+        values = grid.mean(rows, columns, at, left, weight)
+        for _ in range(_AGREE if cells <= _AGREED else 0):
+            weight = _belief(left - grid.slice(values, rows, columns, at))
+            values = grid.mean(rows, columns, at, left, weight)
         left = left - grid.slice(values, rows, columns, at)
         for part in slabs(height):
             r, c = np.mgrid[part, :width]
             log_depth[part] += grid.slice(values, r, c, y[part])
         if cells == _AGREED:
-            kept = np.abs(left) <= max(WRONG, _TUKEY * _MAD * float(np.median(np.abs(left))))
-            rows, columns, at, left = rows[kept], columns[kept], at[kept], left[kept]
+            weight = (_belief(left) > 0).astype(np.float64)
         if cells >= min(_FINEST, max(height, width)):
             return np.exp(np.clip(log_depth, -80, 80))
         cells, layers = 2 * cells, min(_LAYERS, 2 * layers)
+
+
+def _belief(left: Values) -> Values:
+    """Tukey's weights of what is left of known depths."""
+    reach = max(WRONG, _TUKEY * _MAD * float(np.median(np.abs(left))))
+    weight: Values = (1 - np.minimum(1, np.abs(left) / reach) ** 2) ** 2
+    return weight
 
 
 @dataclass(frozen=True)
@@ -187,15 +198,17 @@ class _Grid:
         named = zip((rows, columns, y), self.origin, self.pitch, strict=True)
         return [(value.astype(np.float64) - origin) / pitch for value, origin, pitch in named]
 
-    def mean(self, rows: Values, columns: Values, y: Values, values: Values) -> Map:
-        """Smoothed mean of values by cell; 0 far from any."""
+    def mean(self, rows: Values, columns: Values, y: Values, values: Values, weight: Values) -> Map:
+        """Smoothed weighted mean of values by cell; 0 far from any."""
         cell = [
             np.clip(np.rint(place).astype(np.intp), 0, n - 1)
             for place, n in zip(self.places(rows, columns, y), self.shape, strict=True)
         ]
         flat = np.ravel_multi_index(cell, self.shape)
         count = math.prod(self.shape)
-        sums = [np.bincount(flat, weights, count).reshape(self.shape) for weights in (values, None)]
+        sums = [
+            np.bincount(flat, weights, count).reshape(self.shape) for weights in (weight * values, weight)
+        ]
         above, below = (gaussian_filter(total.astype(np.float32), 0.7, truncate=3.0) for total in sums)
         found: Map = above / np.maximum(below, 1e-3)
         return found

@@ -99,20 +99,15 @@ class Predictor:
         return cls(load_network(settings.weights, settings.autoencoder), settings)
 
     @property
-    def own_side(self) -> int:
-        """Longest side of the pictures that the network predicts best."""
-        return int(self.model.config["resolution"])
-
-    @property
     def window(self) -> int:
         """Longest side that the network sees at once."""
-        return self.settings.window or self.own_side
+        return self.settings.window or self.model.resolution
 
     def size(self, size: Size) -> Size:
         """Processing width and height of a picture's."""
         resolution = self.settings.resolution
         if resolution is None:
-            resolution = self.own_side
+            resolution = self.model.resolution
         return processing_size(size, resolution, self.settings.multiple)
 
     def is_large(self, size: Size) -> bool:

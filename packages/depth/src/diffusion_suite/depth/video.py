@@ -24,7 +24,7 @@ from diffusion_suite.core.progress import Progress
 from diffusion_suite.core.seeding import key
 from diffusion_suite.depth.colour import coloured
 from diffusion_suite.depth.config import PredictConfig
-from diffusion_suite.depth.io.maps import Map, resized, write_json, write_png16
+from diffusion_suite.depth.io.maps import Map, levels16, resized, write_image, write_json
 from diffusion_suite.depth.io.pictures import RGB
 from diffusion_suite.depth.io.videos import Frame, Video, Writer, open_video, writing
 from diffusion_suite.depth.metric import between
@@ -60,12 +60,12 @@ class Steady:
             y: (height, width), as predicted.
             rgb: the frame.
         """
-        thumbnail = shrunk(rgb, (_THUMBNAIL, _THUMBNAIL)).astype(np.float32) / 255
+        thumbnail: Map = np.divide(shrunk(rgb, (_THUMBNAIL, _THUMBNAIL)), 255, dtype=np.float32)
         cut = self.thumbnail is not None and np.abs(thumbnail - self.thumbnail).mean() > CUT
         if self.before is not None and not cut and self.smoothing > 0:
             scale, shift = steady_line(y, self.before)
             share = self.smoothing
-            y = np.asarray((1 + share * (scale - 1)) * y + share * shift, np.float32)
+            y = ((1 + share * (scale - 1)) * y + share * shift).astype(np.float32)
         self.before, self.thumbnail = y, thumbnail
         return y
 
@@ -177,11 +177,11 @@ class Sink:
         if self.grey is None and self.frames is None:
             return
         values = np.exp(y) - np.float32(self.low) if self.line is None else self.line.depth(y)
+        levels = levels16(values, 1 / self.step)
         if self.grey is not None:
-            levels = (values / np.float32(self.step)).round().clip(0, 65535).astype(np.uint16)
             self.grey.write(levels, frame.time)
         if self.frames is not None:
-            write_png16(self.frames / f"{self.count:06d}.png", values, 1 / self.step)
+            write_image(self.frames / f"{self.count:06d}.png", levels)
 
     def facts(self) -> dict[str, Any]:
         """What the numbers in the files are."""

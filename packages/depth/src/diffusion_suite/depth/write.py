@@ -45,7 +45,7 @@ def write_result(
     writers: dict[str, Callable[[Path], None]] = {
         "npy": lambda path: maps.write_npy(path, result.depth),
         "tiff": lambda path: maps.write_tiff(path, result.depth, result.facts),
-        "png16": lambda path: maps.write_png16(path, result.depth, 1 / result.step),
+        "png16": lambda path: maps.write_image(path, maps.levels16(result.depth, 1 / result.step)),
         "color": lambda path: maps.write_image(path, depth_colours(result, config.colormap)),
         "grey8": lambda path: maps.write_image(path, published_grey(seen, picture.size)),
         "log_depth": lambda path: maps.write_npy(path, result.y),

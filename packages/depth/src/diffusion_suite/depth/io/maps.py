@@ -137,13 +137,13 @@ def write_tiff(path: Path, depth: Map, facts: Mapping[str, Any]) -> None:
         )
 
 
-def write_png16(path: Path, values: Map, scale: float) -> None:
-    """Write `scale * values`, rounded and cut to 0 to 65535, as 16-bit grey PNG; what is not finite as 0."""
+def levels16(values: Map, scale: float) -> NDArray[np.uint16]:
+    """`scale * values`, rounded and cut to 0 to 65535; 0 where not finite."""
     levels = np.zeros(values.shape, np.uint16)
     for rows in slabs(values.shape[0]):
         scaled = np.nan_to_num(values[rows] * np.float32(scale), nan=0.0, posinf=0.0, neginf=0.0)
         levels[rows] = scaled.clip(0, 65535).round()
-    write_image(path, levels)
+    return levels
 
 
 def write_image(path: Path, levels: NDArray[Any]) -> None:

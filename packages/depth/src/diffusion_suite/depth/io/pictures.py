@@ -24,6 +24,8 @@ LARGEST = 1 << 30
 _BITS = (8, 10, 12, 14, 16, 32)
 _FOCAL_35MM = 0xA405
 _EXIF = 0x8769
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 0x0102
 _DIAGONAL_35MM = math.hypot(36, 24)
 
 
@@ -87,6 +89,8 @@ def _open(path: Path) -> Picture:
         if image.width * image.height > LARGEST:
             raise _too_large(path)
         focal = _focal(image)
+        if _has_deep_colours(image):
+            return Picture(_tiff(path), focal)
         turned = ImageOps.exif_transpose(image)
         return Picture(_rgb(turned), focal)
 
@@ -105,17 +109,27 @@ def _rgb(image: Image.Image) -> RGB:
     return np.array(image.convert("RGB"))
 
 
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether it is a TIFF of more than 8 bits a colour, of which Pillow reads some wrongly."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+
+
 def _tiff(path: Path) -> RGB:
-    """What Pillow does not open: 16-bit and float colour TIFF."""
+    """Colour TIFF of more than 8 bits, or of floats."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
+        page = file.pages.first
         if math.prod(page.shape) > 4 * LARGEST:
             raise _too_large(path)
         array = page.asarray()
         planar = array.ndim == 3 and page.axes.startswith("S")
-    return stretched(np.moveaxis(array, 0, -1) if planar else array)
+        orientation = page.tags.get(_ORIENTATION)
+    upright = Image.fromarray(stretched(np.moveaxis(array, 0, -1) if planar else array))
+    if orientation is not None:
+        upright.getexif()[_ORIENTATION] = int(orientation.value)
+    return np.array(ImageOps.exif_transpose(upright))
 
 
 def stretched(array: NDArray[Any]) -> RGB:

@@ -102,7 +102,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def _upright(frame: Any) -> RGB:
     """The frame as it is shown: turned by the file's rotation, in quarters."""
     rgb: RGB = frame.to_ndarray(format="rgb24")
-    quarters = round(float(getattr(frame, "rotation", 0) or 0) / 90)
+    quarters = round(frame.rotation / 90)
     return np.ascontiguousarray(np.rot90(rgb, quarters)) if quarters % 4 else rgb
 
 
