@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from diffusion_suite.core.testing import Case
-from diffusion_suite.depth.alignment import Prediction, align
+from diffusion_suite.depth.alignment import Estimate, align
 from diffusion_suite.depth.boundaries import boundaries, boundary_f1, boundary_recall
 from diffusion_suite.depth.metrics import score
 from diffusion_suite.depth.normalise import between_quantiles, log_depth
@@ -40,11 +40,11 @@ def evaluation(case: Case) -> None:
     bounds = (case.config["config"]["min_depth"], case.config["config"]["max_depth"])
     relative = float(tolerance["metrics"].split()[0])
 
-    found = align(Prediction(given["pred"]), truth, valid, "affine", bounds)
+    found = align(Estimate(given["pred"]), truth, valid, "affine", bounds)
     assert found.scale == pytest.approx(float(given["scale"].item()), rel=relative)
     assert found.shift == pytest.approx(float(given["shift"].item()), rel=relative)
     np.testing.assert_allclose(found.depth, given["aligned"], rtol=0, atol=tolerance["aligned"])
-    inverse = align(Prediction(given["inverse_pred"], "disparity"), truth, valid, "disparity", bounds)
+    inverse = align(Estimate(given["inverse_pred"], "disparity"), truth, valid, "disparity", bounds)
     np.testing.assert_allclose(inverse.depth, given["disparity_aligned_depth"], rtol=relative, atol=0)
 
     figures = {"": score(found.depth, truth, valid), "disparity_aligned.": score(inverse.depth, truth, valid)}

@@ -10,12 +10,12 @@ The space in which the line is fitted is the alignment's name:
 | `disparity` | a / p + b = 1 / g | 1 / max(a / p + b, 1e-3) |
 | `none` | | p |
 
-Here p is the predicted and g the true depth. `affine` and `disparity` follow the protocol of Marigold's public
-evaluation; a network of normalised log-depth is exact only under `log_affine`.
+Here p is the predicted and g the true depth. `affine` and `disparity` follow the protocol of Marigold's
+public evaluation; a network of normalised log-depth is exact only under `log_affine`.
 
     >>> import numpy as np
     >>> truth = np.array([[1.0, 2.0, 4.0]])
-    >>> found = align(Prediction(np.array([[-1.0, 0.0, 1.0]]), "log_depth"), truth, truth > 0, "log_affine")
+    >>> found = align(Estimate(np.array([[-1.0, 0.0, 1.0]]), "log_depth"), truth, truth > 0, "log_affine")
     >>> found.depth.round(6).tolist(), round(found.scale, 6), round(found.shift, 6)
     ([[1.0, 2.0, 4.0]], 0.693147, 0.693147)
 """
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from diffusion_suite.core.errors import InputError
 
 Alignment = Literal["affine", "log_affine", "scale", "disparity", "none"]
-Kind = Literal["depth", "log_depth", "disparity"]
+Kind = Literal["depth", "relative", "log_depth", "disparity"]
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -45,23 +45,26 @@ LEAST_DISPARITY = 1e-3
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Estimate:
     """A predicted map and what its numbers are.
 
     Attributes:
         values: (height, width).
-        kind: `depth` (larger is farther), `log_depth` (its logarithm, or the network's y) or `disparity`
-            (larger is nearer). Each in units of its own unless the alignment is `none`.
+        kind: `depth` (larger is farther), `relative` (exp(y) put between 0 and 1, as published), `log_depth`
+            (the logarithm of depth, or the network's y) or `disparity` (larger is nearer). Each in units of
+            its own unless the alignment is `none`.
     """
 
     values: NDArray[np.floating]
     kind: Kind = "depth"
 
     def depth(self) -> Map:
-        """Depth; exp of log-depth, inverse of disparity."""
+        """Depth; exp of log-depth, inverse of disparity, relative depth put back between 1/e and e."""
         values = self.values.astype(np.float64)
         if self.kind == "log_depth":
             return np.exp(values)
+        if self.kind == "relative":
+            return np.exp(-1.0) + (np.exp(1.0) - np.exp(-1.0)) * values
         return 1 / np.maximum(values, LEAST_DISPARITY) if self.kind == "disparity" else values
 
     def log_depth(self) -> Map:
@@ -93,20 +96,22 @@ class Aligned:
 
 
 def align(
-    prediction: Prediction,
+    prediction: Estimate,
     truth: NDArray[np.floating],
     valid: Mask,
     alignment: Alignment = "affine",
     bounds: tuple[float, float] = (FLOOR, np.inf),
+    fitted: Mask | None = None,
 ) -> Aligned:
     """Fit a prediction to the truth.
 
     Args:
         prediction: of the truth's shape.
         truth: (height, width) depth, larger than 0 where valid.
-        valid: (height, width), the pixels that are fitted.
+        valid: (height, width), the measured pixels.
         alignment: see the head of the module.
         bounds: least and greatest depth of the set; the aligned depth is clipped to them, and to 1e-6.
+        fitted: (height, width), which of the valid pixels are fitted; None for all.
 
     Raises:
         InputError: other shapes, no valid pixel, or a prediction that is no number at a valid one.
@@ -124,17 +129,19 @@ def align(
             f"the prediction is no finite number at {lost} of {int(valid.sum())} measured pixels",
             "fill them before the evaluation",
         )
+    used = valid if fitted is None or not (valid & fitted).any() else valid & fitted
+    goal = np.maximum(truth[used].astype(np.float64), FLOOR)
     if alignment == "log_affine":
         x = prediction.log_depth()
-        scale, shift = line(x[valid], np.log(np.maximum(truth[valid], FLOOR)))
+        scale, shift = line(x[used], np.log(goal))
         depth = np.exp(np.minimum(scale * x + shift, 700.0))
     elif alignment == "disparity":
         x = prediction.disparity()
-        scale, shift = line(x[valid], 1 / np.maximum(truth[valid], FLOOR))
+        scale, shift = line(x[used], 1 / goal)
         depth = 1 / np.maximum(scale * x + shift, LEAST_DISPARITY)
     else:
         x = prediction.depth()
-        scale, shift = {"affine": line, "scale": ray, "none": _identity}[alignment](x[valid], truth[valid])
+        scale, shift = {"affine": line, "scale": ray, "none": _identity}[alignment](x[used], goal)
         depth = scale * x + shift
     return Aligned(np.clip(depth, max(bounds[0], FLOOR), bounds[1]), scale, shift)
 

@@ -90,7 +90,7 @@ def mean(found: list[Metrics]) -> Metrics:
 
 
 def _mean(values: NDArray[np.generic]) -> float:
-    return float(np.mean(values, dtype=np.float64))
+    return float(values.astype(np.float64).mean())
 
 
 def _root(squares: NDArray[np.float64]) -> float:

@@ -1,7 +1,7 @@
 """Does the spread of an ensemble tell where it is wrong? Sparsification curve and rank correlation.
 
-Ilg et al. 2018: pixels are taken away from the most uncertain on, and the mean error of the rest is drawn over
-the share taken away, beside the curve of an oracle that takes away the most wrong first.
+Ilg et al. 2018: pixels are taken away from the most uncertain on, and the mean error of the rest is drawn
+over the share taken away, beside the curve of an oracle that takes away the most wrong first.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def sparsification(
         error: (pixels,) at least 0, e.g. |p - g| / g.
         points: of the curve.
     """
-    error = error.astype(np.float64)
+    errors: Map = error.astype(np.float64)
     removed = np.arange(points) / points
-    total = float(error.mean())
+    total = float(errors.mean())
     if total == 0:
         return Sparsification(removed, np.ones(points), np.ones(points), 0.0)
     least_certain_last = np.argsort(spread, kind="stable")
     return Sparsification(
         removed,
-        _curve(error[least_certain_last], removed) / total,
-        _curve(np.sort(error), removed) / total,
-        rank_correlation(spread, error),
+        _curve(errors[least_certain_last], removed) / total,
+        _curve(np.sort(errors), removed) / total,
+        rank_correlation(spread, errors),
     )
 
 
