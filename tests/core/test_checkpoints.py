@@ -4,13 +4,21 @@ import json
 import pickle
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusion_suite.core.checkpoints import Card, Pretrained, load_published, match_keys
+from diffusion_suite.core.checkpoints import (
+    Card,
+    Pretrained,
+    load_published,
+    match_keys,
+    read_pickled,
+    save_pickled,
+)
 from diffusion_suite.core.errors import CheckpointError
 
 
@@ -180,3 +188,22 @@ def test_keys_are_matched_by_table_or_function():
     many = {f"layer.{index}": torch.zeros(1) for index in range(30)}
     with pytest.raises(CheckpointError, match=r"missing .* and 26 more"):
         match_keys({}, {}, many)
+
+
+def test_pickled_content_there_and_back_with_named_classes(tmp_path):
+    content = {"step": 3, "array": np.arange(3.0), "state": {"a": torch.ones(2)}}
+    save_pickled(tmp_path / "deep" / "w.pth", content | {"array": [0.0]})
+    assert read_pickled(tmp_path / "deep" / "w.pth")["array"] == [0.0]
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"holds an object of numpy\._core\.multiarray"):
+        read_pickled(tmp_path / "w.pth")
+    allowed = {
+        "numpy._core.multiarray._reconstruct": np.zeros(0).__reduce__()[0],
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "numpy.dtypes.Float64DType": type(np.dtype("float64")),
+    }
+    found = read_pickled(tmp_path / "w.pth", allowed)
+    assert found["array"].tolist() == [0, 1, 2]
+    with pytest.raises(CheckpointError, match="holds an object of"):
+        read_pickled(tmp_path / "w.pth")

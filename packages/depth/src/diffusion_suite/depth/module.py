@@ -42,7 +42,8 @@ class DepthModule(SuiteModule):
             "attention_head_dim": 32,
             "norm_num_groups": 16,
         }
-        self.model = DepthFM(unet, factor, noising_step).to(memory_format=torch.channels_last)
+        model = DepthFM(unet, factor, noising_step, resolution=side)
+        self.model = model.to(memory_format=torch.channels_last)
 
     def loss(self, batch: dict[str, Tensor] | Scenes, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the velocity."""
