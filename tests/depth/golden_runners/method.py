@@ -63,6 +63,7 @@ def whole(case: Case, text: Tensor) -> DepthFM:
         config["noising_step"],
         scale_factor=config["scale_factor"],
         text_tokens=text.shape[1],
+        attention_scale=config.get("attention_scale", "standard"),
     )
     published_unet(model, settings, part(weights, "model."))
     autoencoder = make_autoencoder({"_class_name": "AutoencoderKL", **config["vae_config"]})
@@ -120,7 +121,7 @@ def q_sample(case: Case) -> None:
     signal = torch.stack([cosine_signal(step / config["n_diffusion_timesteps"]) for step in steps])
     assert_close(signal, recorded["alpha_bar_float64"], atol=1e-12, rtol=1e-12)
     for step in steps:
-        model = pixels(step)
+        model = pixels(step * 1000 / config["n_diffusion_timesteps"])
         for dtype in DTYPES:
             found = model.source(recorded["x_start"].to(dtype), recorded["noise"].to(dtype))
             close(found, recorded[f"x_t_{step}"], case.config["tolerance"], f"step {step} in {dtype}")
@@ -128,7 +129,7 @@ def q_sample(case: Case) -> None:
     assert recorded.keys() == inputs | {f"x_t_{step}" for step in steps}
 
 
-def pixels(noising_step: int) -> DepthFM:
+def pixels(noising_step: float) -> DepthFM:
     blocks = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     sizes = {"block_out_channels": [8], "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 4}
     return DepthFM({**blocks, **sizes}, 1, noising_step)
@@ -203,7 +204,8 @@ def predict_picture(case: Case) -> None:
     rgb = recorded["image_uint8_hwc"].numpy()
     size = (rgb.shape[1], rgb.shape[0])
     names = {name.partition(".")[0] for name in recorded if name.startswith("res")}
-    steps = int(re.search(r"(\d+) Euler steps", case.config["case"])[1])
+    told = re.search(r"(\d+) Euler steps", case.config["case"])
+    steps = int(told[1]) if told else 2
     for dtype in DTYPES:
         model = whole(case, text).to(dtype)
         for name in names:
