@@ -73,7 +73,7 @@ class Dense(MatrixOperator):
 
     Example:
         >>> import torch
-        >>> Dense(torch.tensor([[1.0, 1.0]])).pinv(torch.tensor([[4.0]]))
+        >>> Dense(torch.tensor([[1.0, 1.0]])).pinv(torch.tensor([[4.0]])).round(decimals=4)
         tensor([[2., 2.]])
     """
 
