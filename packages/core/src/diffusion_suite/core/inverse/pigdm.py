@@ -11,7 +11,7 @@ which `guidance.ScoreGuided` adds to the denoiser. What is taken for C decides h
   depend on each other it trusts the prediction too little, and the samples spread too widely.
 - `denoiser`: the covariance that the denoiser itself implies, C = sigma^2/alpha J (Tweedie's formula of
   second order; Boys et al. 2023, Rozet et al. 2024). Exact for every Gaussian. A product with C costs one
-  vector-Jacobian product; the system is solved by a few conjugate gradients, preconditioned by the isotropic
+  vector-Jacobian product; the system is solved by a few conjugate residuals, preconditioned by the isotropic
   solution, whose first direction is the solution of the step before.
 - `point`: 0, the likelihood of the point x0 (Chung et al. 2023, for Gaussian noise).
 """
@@ -117,27 +117,29 @@ class MeasurementScore:
         score: Tensor,
         start: Tensor | None,
     ) -> Solution:
-        """Preconditioned conjugate gradients with C = factor J; the score grows with the solution."""
+        """Generalised conjugate residuals with C = factor J; the score grows with the solution.
 
-        def applied(v: Tensor, pulled: Tensor) -> Tensor:
-            return self.operator.A(factor * pulled) + self.sigma_y**2 * v
-
-        v, last = torch.zeros_like(residual), None
+        A network's Jacobian is not quite symmetric, let alone positive, and conjugate gradients may then run
+        away; here no direction can make the residual larger.
+        """
+        v, kept = torch.zeros_like(residual), list[tuple[Tensor, Tensor, Tensor]]()
         for index in range(self.iterations):
-            if index == 0 and start is not None:
-                direction = start
-            else:
-                near = self._precondition(residual, variance)
-                size = _dot(residual, near)
-                direction = near if last is None else near + _fit(divide(size, last), v) * direction
-                last = size
+            given = start if index == 0 else None
+            direction = self._precondition(residual, variance) if given is None else given
             pulled = pull(direction)
-            product = applied(direction, pulled)
-            curvature, least = _dot(direction, product), self.sigma_y**2 * _dot(direction, direction)
-            # A network's Jacobian is not quite a covariance: no step where it were a negative variance.
-            step = torch.where(curvature > least, divide(_dot(direction, residual), curvature), 0.0)
+            image = self.operator.A(factor * pulled) + self.sigma_y**2 * direction
+            least = torch.finfo(image.dtype).eps * _dot(image, image)
+            for direction_, pulled_, image_ in kept:
+                share = divide(_dot(image, image_), _dot(image_, image_))
+                direction = direction - _fit(share, direction) * direction_
+                pulled, image = pulled - _fit(share, pulled) * pulled_, image - _fit(share, image) * image_
+            # What is left of a direction among those before is rounding; an item that has converged rests.
+            fresh = _fit(_dot(image, image) > least, image)
+            image = torch.where(fresh, image, 0.0)
+            kept.append((direction, pulled, image))
+            step = divide(_dot(image, residual), _dot(image, image))
             v, score = v + _fit(step, v) * direction, score + _fit(step, score) * pulled
-            residual = residual - _fit(step, v) * product
+            residual = residual - _fit(step, residual) * image
         return score, v
 
     def _precondition(self, residual: Tensor, variance: Tensor) -> Tensor:
@@ -165,7 +167,7 @@ class MeasurementScore:
 class MeasurementGuided(ScoreGuided):
     """A denoiser told of data: a guidance by `MeasurementScore`, for any sampler.
 
-    Within a sampler every step starts its conjugate gradients at the solution of the step before.
+    Within a sampler every step starts at the solution of the step before.
 
     Args:
         denoiser: the network, or a guidance.
