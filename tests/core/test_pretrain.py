@@ -12,11 +12,11 @@ import torch
 from torch.testing import assert_close
 
 from diffusion_suite.core.cli import main
-from diffusion_suite.core.encoders import find_pictures, load_encoder, read_picture
+from diffusion_suite.core.encoders import Encoder, find_pictures, load_encoder, read_picture
 from diffusion_suite.core.encoders.config import PretrainConfig
 from diffusion_suite.core.encoders.data import Pictures, random_crop, split
 from diffusion_suite.core.errors import ConfigError, InputError
-from diffusion_suite.core.seeding import generator, numpy_generator
+from diffusion_suite.core.seeding import generator, numpy_generator, seeded
 
 pytest.importorskip("transformers")
 image = pytest.importorskip("PIL.Image")
@@ -201,3 +201,38 @@ def test_reading_from_memory_is_refused_politely(tmp_path: Path) -> None:
         read_picture(path)
     with pytest.raises(ConfigError, match="image_size=16"):
         PretrainConfig(image_size=15, patch_size=8).check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_digits_become_easier_to_tell_apart(tmp_path: Path) -> None:
+    """A linear probe of the mean token gains 8 points or more over the same network with random weights."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    linear = pytest.importorskip("sklearn.linear_model")
+    from transformers import Dinov2Model
+
+    digits = datasets.load_digits()
+    place = tmp_path / "digits"
+    place.mkdir()
+    for index, values in enumerate(digits.images[:1000]):
+        save(place / f"{index:04}.png", np.uint8(values * 255 / 16))
+    words = ["core", "pretrain", str(place), "-o", str(tmp_path / "run"), "steps=1000", "image_size=16"]
+    words += ["patch_size=2", "width=64", "depth=3", "heads=4", "workers=0", "flip=false", "crop_area=0.7"]
+    words += ["learning_rate=2e-3"]
+    assert main([*words, "trainer.accelerator=cpu"]) == 0
+    trained = load_encoder(tmp_path / "run" / "encoder")
+    untrained = load_encoder(tmp_path / "run" / "encoder")
+    with seeded(0, "untrained"):
+        fresh = Dinov2Model(trained.network.config)
+    untrained.network = fresh.eval().requires_grad_(False)
+    pictures = torch.from_numpy(digits.images / 16).float()[:, None]
+
+    def score(encoder: Encoder) -> float:
+        mean = torch.cat([encoder.tokens(part).mean(1) for part in pictures.split(100)])
+        features = ((mean - mean.mean(0)) / mean.std(0)).numpy()
+        probe = linear.LogisticRegression(C=0.1, max_iter=2000)
+        probe.fit(features[:1000], digits.target[:1000])
+        return float(probe.score(features[1000:], digits.target[1000:]))
+
+    before, after = score(untrained), score(trained)
+    assert after > before + 0.08, f"{before:.3f} before, {after:.3f} after"
