@@ -24,6 +24,7 @@ from diffusion_suite.depth.result import known_depths, result
 from diffusion_suite.depth.write import write_result
 
 if TYPE_CHECKING:
+    from diffusion_suite.depth.metric import Values
     from diffusion_suite.depth.predictor import Predictor, Seen
 
 
@@ -55,6 +56,7 @@ class Task:
     file: Path
     outputs: Outputs
     picture: Picture
+    known: Values | None
 
 
 class Job:
@@ -111,7 +113,9 @@ class Job:
             self._prepare(outputs)
             self._video(file, outputs)
             return
-        task = Task(file, outputs, read_picture(file))
+        picture, known = read_picture(file), self.config.known
+        points = None if known is None else known_depths(file, picture.size, known, self.config.known_unit)
+        task = Task(file, outputs, picture, points)
         self._prepare(outputs)
         if self.predictor.is_large(task.picture.size):
             self._large(task)
@@ -153,11 +157,8 @@ class Job:
     def _finish(self, task: Task, seen: Seen, seconds: float) -> None:
         start = time.perf_counter()
         size, config = task.picture.size, self.config
-        known = None
-        if config.known is not None:
-            known = known_depths(task.file, size, config.known, config.known_unit)
         try:
-            made = result(seen, size, config, known)
+            made = result(seen, size, config, task.known)
         except InputError as error:
             raise InputError(f"{task.file}: {error.problem}", error.remedy) from error
         made.facts.update(self._facts(task.file, size, (seen.y.shape[1], seen.y.shape[0])))

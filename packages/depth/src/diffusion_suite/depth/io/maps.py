@@ -21,6 +21,9 @@ SUFFIXES = frozenset({".npy", ".png", ".tif", ".tiff"})
 
 MILLIMETRE = 0.001
 
+# Of PNG: twice as fast as the usual 6, and a hundredth (16 bits) to a quarter (colour) larger.
+_COMPRESSION = 3
+
 
 def read_map(path: str | Path, unit: float | None = None) -> Map:
     """Read a depth map.
@@ -31,6 +34,20 @@ def read_map(path: str | Path, unit: float | None = None) -> Map:
 
     Returns:
         (height, width) in metres; NaN where nothing is known: 0, negative, infinite or NaN in the file.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds no map.
+    """
+    stored = read_numbers(path)
+    if unit is None:
+        unit = 1.0 if stored.dtype.kind == "f" else MILLIMETRE
+    depth = stored.astype(np.float32) * np.float32(unit)
+    depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
+    return depth
+
+
+def read_numbers(path: str | Path) -> NDArray[Any]:
+    """The numbers of a map as they are stored, (height, width).
 
     Raises:
         InputError: the file is missing, damaged, or holds no map.
@@ -49,11 +66,7 @@ def read_map(path: str | Path, unit: float | None = None) -> Map:
             f"{path} holds an array of shape {stored.shape} and type {stored.dtype}, no depth map",
             "give one number a pixel",
         )
-    if unit is None:
-        unit = 1.0 if stored.dtype.kind == "f" else MILLIMETRE
-    depth = stored.astype(np.float32) * np.float32(unit)
-    depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
-    return depth
+    return stored
 
 
 def _stored(path: Path) -> NDArray[Any]:
@@ -82,6 +95,8 @@ def read_points(path: str | Path, unit: float = 1.0) -> NDArray[np.float64]:
         InputError: a row is no three numbers, or there is none.
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "check the path")
     try:
         rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if any(row)]
     except (OSError, UnicodeDecodeError) as error:
@@ -147,9 +162,9 @@ def levels16(values: Map, scale: float) -> NDArray[np.uint16]:
 
 
 def write_image(path: Path, levels: NDArray[Any]) -> None:
-    """Write an 8-bit grey or RGB picture, or a 16-bit grey one, in the format of the path's ending."""
+    """Write an 8-bit grey or RGB picture, or a 16-bit grey one, as PNG."""
     with atomic_path(path) as part:
-        Image.fromarray(levels).save(part)
+        Image.fromarray(levels).save(part, "PNG", compress_level=_COMPRESSION)
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
