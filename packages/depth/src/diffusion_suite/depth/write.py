@@ -33,9 +33,10 @@ def write_result(
         config: which are written.
     """
     camera = Camera.of(picture.size, config.focal, picture.focal, config.fov)
+    kinds = outputs.kinds(config)
     facts = {
         **result.facts,
-        "uncertainty": "standard deviation of y over members" if config.members > 1 else None,
+        "uncertainty": "standard deviation of y over members" if "uncertainty" in kinds else None,
         "png16": f"depth = {result.step:.9g} * value",
         "focal": {"pixels": round(camera.focal, 3), "source": camera.source},
         "points": "metres"
@@ -55,12 +56,12 @@ def write_result(
         "points": lambda path: write_cloud(path, result.geometry, picture.rgb, camera),
         "facts": lambda path: maps.write_json(path, {k: v for k, v in facts.items() if v is not None}),
     }
-    first, *others = [kind for kind in outputs.kinds(config) if kind in writers]
+    first, *others = [kind for kind in kinds if kind in writers]
     try:
         for kind in (*others, first):
             writers[kind](outputs.path(kind))
     except BaseException:
-        for kind in outputs.kinds(config):
+        for kind in kinds:
             outputs.path(kind).unlink(missing_ok=True)
         raise
 
