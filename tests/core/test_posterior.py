@@ -365,12 +365,20 @@ def test_pigdm_refuses_settings_that_make_no_sense() -> None:
             pigdm(denoiser, operator, y, x, [5, -1], sigma_y=0.0, **settings)  # type: ignore[arg-type]
 
 
-def test_a_network_whose_jacobian_is_not_symmetric_does_no_harm() -> None:
-    skew = draws(6, 6, key="skew")
-    denoiser = Denoiser(lambda x, t: x @ (skew - skew.T) * 3, RectifiedFlow(), "x0")
-    operator, y = Inpainting(draws(6) > 0, shape=(6,)).to(dtype=DOUBLE), draws(2, 6)
-    found = pigdm(denoiser, operator, y, draws(2, 6, key="x"), even_times(10), sigma_y=0.1)
-    assert bool(torch.isfinite(found).all())
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_network_whose_jacobian_is_no_covariance_cannot_make_the_residual_grow(warm: bool) -> None:
+    jacobian, path = draws(6, 6, key="jacobian"), RectifiedFlow()
+    operator, y, leaf = Dense(draws(4, 6)), draws(3, 4), draws(3, 6, key="x").requires_grad_()
+    alpha, sigma = path.at(0.6, leaf)
+    start = 10 * draws(3, 4, key="start") if warm else None
+    x0 = leaf @ jacobian.T
+    _, v = MeasurementScore(path, operator, y, 0.1, iterations=3).solved(leaf, x0, 0.6, start)
+    matrix = draws(4, 6)
+    system = sigma**2 / alpha * matrix @ jacobian.T @ matrix.T + 0.01 * torch.eye(4, dtype=DOUBLE)
+    residual = (y - operator.A(x0)).detach()
+    assert bool(((residual - v @ system.T).norm(dim=1) <= residual.norm(dim=1)).all())
+    full = MeasurementScore(path, operator, y, 0.1, iterations=6).solved(leaf, x0, 0.6, start)[1]
+    assert_close(full @ system.T, residual, rtol=0, atol=1e-8)
 
 
 def test_a_forward_denoiser_learns_from_observations_alone() -> None:

@@ -63,7 +63,7 @@ class MeasurementScore:
         y: Tensor,
         sigma_y: float,
         covariance: Covariance = "denoiser",
-        iterations: int = 5,
+        iterations: int = 8,
     ) -> None:
         if covariance not in get_args(Covariance):
             known = ", ".join(get_args(Covariance))
@@ -207,7 +207,7 @@ def pigdm(
     sigma_y: float,
     noise: Noise | None = None,
     covariance: Covariance = "denoiser",
-    iterations: int = 5,
+    iterations: int = 8,
     sampler: Callable[..., Tensor] = dpm_solver_pp,
     callback: Callback | None = None,
     **cond: Any,
