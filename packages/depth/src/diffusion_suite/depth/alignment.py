@@ -62,9 +62,9 @@ class Estimate:
         """Depth; exp of log-depth, inverse of disparity, relative depth put back between 1/e and e."""
         values = self.values.astype(np.float64)
         if self.kind == "log_depth":
-            return np.asarray(np.exp(values))
+            return np.exp(values)
         if self.kind == "relative":
-            return np.exp(-1.0) + (np.exp(1.0) - np.exp(-1.0)) * values
+            return np.asarray(np.exp(-1.0) + (np.exp(1.0) - np.exp(-1.0)) * values)
         return 1 / np.maximum(values, LEAST_DISPARITY) if self.kind == "disparity" else values
 
     def log_depth(self) -> Map:
