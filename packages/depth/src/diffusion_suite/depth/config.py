@@ -8,7 +8,9 @@ from diffusion_suite.core.config import opt
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.training.config import TrainConfig
 
-ALIGNMENTS = ("affine", "log_affine", "scale", "disparity")
+ALIGNMENTS = ("affine", "log_affine", "scale", "disparity", "none")
+KINDS = ("depth", "relative", "log_depth", "disparity")
+PROTOCOLS = ("nyu", "kitti", "eth3d", "scannet", "diode")
 OUTPUTS = ("npy", "tiff", "png16", "color", "grey8", "log_depth", "normals", "points")
 
 
@@ -140,21 +142,60 @@ class PredictConfig(NetworkKeys):
 class EvaluateConfig(NetworkKeys):
     """Settings of ``depth evaluate``."""
 
+    predictions: str | None = opt(
+        None, "folder of predicted maps that are measured instead of the network's, by the pictures' names"
+    )
+    kind: str = opt(
+        "auto",
+        "what the predicted maps hold: depth, relative (0 to 1), log_depth or disparity; auto = log_depth in "
+        "files so named, relative in maps from 0 to 1, else depth",
+        choices=("auto", *KINDS),
+    )
     reference: str | None = opt(
         None,
         "folder of true depth maps of the pictures' names; null = beside each picture, as the folders have",
     )
     unit: float | None = opt(
-        None, "metres of one unit of the true maps; null = as the data set says, else as predict's known_unit"
+        None,
+        "metres of one unit of the true maps; null = as the data set says, else 0.001 in files of whole "
+        "numbers, 1 in others",
+        gt=0,
     )
+    drawn: int = opt(0, "measure so many drawn pictures, whose depth is exact", ge=0)
+    side: int = opt(128, "height and width of the drawn pictures in pixels", ge=32)
     alignments: list[str] = opt(
         ["affine", "log_affine"], "fits of the prediction to the truth, each measured", choices=ALIGNMENTS
     )
-    nearest: float = opt(0.001, "true depths below this many metres are left out", ge=0)
-    farthest: float | None = opt(None, "true depths above this many metres are left out; null = none", gt=0)
+    protocol: str | None = opt(
+        None, "range, crop and inference size of a data set; null = the whole picture", choices=PROTOCOLS
+    )
+    nearest: float | None = opt(
+        None, "true depths up to this many metres are left out; null = the protocol's, else 0.001", ge=0
+    )
+    farthest: float | None = opt(
+        None, "true depths from this many metres on are left out; null = the protocol's, else none", gt=0
+    )
+    more_steps: list[int] = opt([], "further numbers of steps to measure, e.g. [1,4]")
+    repeats: int = opt(1, "runs with seeds seed, seed + 1, ...; with several, their deviation is told", ge=1)
+    baseline: bool = opt(
+        True, "also measure a ramp that rises from the bottom to the top, whatever the picture shows"
+    )
     limit: int = opt(0, "measure the first so many pictures; 0 = all", ge=0)
     pictures: bool = opt(True, "also write a grid of input, truth, prediction and error", hashed=False)
     overwrite: bool = opt(False, "replace outputs that exist", hashed=False)
+
+    def check(self) -> None:
+        """Refuse settings that do not go together."""
+        if not self.alignments:
+            raise ConfigError("alignments is empty", "name at least one, such as alignments=[affine]")
+        if any(steps < 1 for steps in self.more_steps):
+            raise ConfigError(f"more_steps={self.more_steps}", "give 1 or more", key="more_steps")
+        if self.predictions is not None and (self.drawn or self.more_steps or self.repeats > 1):
+            raise ConfigError(
+                "predictions are maps that exist already", "drop drawn, more_steps and repeats", "predictions"
+            )
+        if self.drawn and self.protocol is not None:
+            raise ConfigError("drawn pictures have no protocol", "drop one", key="protocol")
 
 
 @dataclass
@@ -176,12 +217,19 @@ class InfoConfig:
 
 @dataclass
 class TrainDepthConfig(TrainConfig):
-    """Settings of ``depth train``."""
+    """Settings of ``depth train``; inputs are folders of pictures with depth."""
 
     drawn: int = opt(
         8000, "drawn pictures kept on disk and met again; 0 draws new ones in every step (for a GPU)", ge=0
     )
-    validation: int = opt(96, "drawn pictures to validate on", ge=0)
+    shares: list[float] = opt(
+        [],
+        "how often drawn pictures, then those of each folder are met, e.g. [1,8,1]; 0 leaves them out; "
+        "empty = all alike",
+        ge=0,
+    )
+    validation: int = opt(96, "pictures to validate on", ge=0)
+    validate_on: str | None = opt(None, "folder of pictures with depth to validate on; null = drawn pictures")
     side: int = opt(128, "height and width of training pictures in pixels", ge=32)
     factor: int = opt(4, "side of the squares of pixels that make one latent", ge=1)
     widths: list[int] = opt([64, 128, 192, 256], "channels of the network's levels, finest first")
@@ -189,3 +237,31 @@ class TrainDepthConfig(TrainConfig):
     attention_from: int = opt(2, "level, from 0, from which on the blocks attend", ge=0)
     noising_step: int = opt(400, "noise of the flow's start, of 1000", ge=0, lt=1000)
     normals_weight: float = opt(0.0, "weight of the surface-normal loss", ge=0)
+    normals_from: float = opt(
+        0.5, "time from 0 to 1 of the flow from which on the surface-normal loss counts", ge=0, lt=1
+    )
+    base: str | None = opt(
+        None,
+        "image-diffusion network of diffusers to start from instead of the small one: folder or hub id of a "
+        "pipeline such as Stable Diffusion 2.1, or of its UNet",
+    )
+    autoencoder: str | None = opt(
+        None, "folder or hub id of the autoencoder that goes with base; null = the one in base's folder"
+    )
+    cache_latents: bool = opt(
+        True,
+        "with an autoencoder, keep the latents of pictures on disk: they are not cropped and recoloured anew",
+    )
+    gradient_checkpointing: bool = opt(False, "less memory for a third more time")
+
+    def check(self) -> None:
+        """Refuse settings that do not go together."""
+        super().check()
+        if self.shares and not any(self.shares):
+            raise ConfigError("shares are all 0", "give one above 0, such as shares=[1,1]", key="shares")
+        if self.autoencoder is not None and self.base is None:
+            raise ConfigError("autoencoder goes with base", "name the network, or drop it", key="autoencoder")
+        if any(width % 16 for width in self.widths) or not self.widths:
+            raise ConfigError(
+                f"widths={self.widths}", "give multiples of 16 (of 32 where blocks attend)", key="widths"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +79,6 @@ def score(aligned: Map, truth: NDArray[np.floating], valid: Mask) -> Metrics:
         delta3=_mean(ratio < 1.25**3),
         i_rmse=_root((1 / p - 1 / g) ** 2),
         silog=100 * float(np.std(e)),
-    )
-
-
-def mean(found: list[Metrics]) -> Metrics:
-    """The mean over pictures, each of the same weight."""
-    return Metrics(
-        **{f.name: _mean(np.array([getattr(one, f.name) for one in found])) for f in fields(Metrics)}
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,12 @@ class Predictor:
         from diffusion_suite.depth.load import load_network
 
         return cls(load_network(settings.weights, settings.autoencoder), settings)
+
+    def changed(self, **settings: Any) -> Predictor:
+        """The same network with other settings that do not change it, such as steps, members or seed."""
+        other = copy(self)
+        other.settings = replace(self.settings, **settings)
+        return other
 
     @property
     def window(self) -> int:
