@@ -104,7 +104,7 @@ class Pretrained:
         if not resource.joinpath(CONFIG).is_file():
             raise CheckpointError(
                 f"the starter weights of {cls.__name__} are not installed",
-                f"reinstall {package.replace('_', '-')}",
+                f"give a folder or a hub id, or install a release of {_distribution(package)} that has them",
             )
         with as_file(resource) as folder:
             return cls._from_folder(folder)
@@ -181,6 +181,10 @@ def hub_folder(
         where = "in the local cache" if local_files_only else "on the hub"
         raise CheckpointError(f"no folder at {name}, and no model of that name {where}", remedy) from error
     return Path(folder)
+
+
+def _distribution(package: str) -> str:
+    return "-".join(package.split(".")[:2]).replace("_", "-")
 
 
 def _as_module(network: object) -> nn.Module:
