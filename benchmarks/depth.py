@@ -1,8 +1,8 @@
 """What an ensemble of DepthFM costs, next to the recipe of the published code.
 
 Both run in one process on the same random weights and the same noise, and their outputs are compared. The
-published recipe repeats the picture for every member, encodes each copy, keeps the state of the flow in the type
-that the network computes in, decodes every member and averages. Ours encodes the picture once.
+published recipe repeats the picture for every member, encodes each copy, keeps the state of the flow in the
+type that the network computes in, decodes every member and averages. Ours encodes the picture once.
 
 Networks have the layout of Stable Diffusion 2.1 with widths divided by `--share`, which keeps the shares of
 encoder, network and decoder in the cost; `--share 1` is the full size (needs 5 GB and, on a CPU, minutes).

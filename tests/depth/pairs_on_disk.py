@@ -39,7 +39,7 @@ def sample(
         values = 30 / values - 2
     stored = (values * facts["scale"]).round().astype(np.uint16)
     if holes:
-        stored[:5, :7] = 0
+        stored[:5, :14] = 0
     Image.fromarray(stored).save(folder / "gt.png")
     (folder / "meta.json").write_text(json.dumps(facts))
     return folder

@@ -47,7 +47,7 @@ def main(folder: str, devices: str, size: str) -> None:
         batch_size=int(size),
         workers=0,
         warmup_steps=2,
-        learning_rate=1e-3,
+        learning_rate=1e-4,
         ema_decay=0.9,
         trainer={"accelerator": "cpu", "devices": int(devices)},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def kept_latents(
     model: DepthFM,
     identity: Sequence[Any],
     device: torch.device,
-) -> dict[str, np.ndarray]:
+) -> Mapping[str, np.ndarray]:
     """Arrays (2 n, ...) on disk: pictures 0 .. n - 1, then the same mirrored.
 
     Those of the same pictures and codec are read; an encoding that was interrupted goes on.
@@ -81,7 +81,7 @@ def kept_latents(
         "target": (shape, np.float16),
         "cells": ((2 * count, 1, rows, columns), np.bool_),
     }
-    arrays = {}
+    arrays: dict[str, np.memmap[Any, Any]] = {}
     for name, (size, dtype) in kinds.items():
         path = place / f"{name}.npy"
         mode = "r+" if path.exists() else "w+"

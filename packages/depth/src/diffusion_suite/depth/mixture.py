@@ -87,7 +87,7 @@ def cropped(
     small = Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     places = ((np.arange(side) + 0.5) * size / side).astype(int)
     chosen = depth[np.ix_(top + places, left + places)]
-    colours = np.asarray(small, np.float32).transpose(2, 0, 1) / 255
+    colours = np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
     return colours, chosen[None].astype(np.float32)
 
 

@@ -57,7 +57,7 @@ class DepthModule(SuiteModule):
             if network is None
             else DepthFM(**network)
         )
-        self.model = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = made.to(memory_format=torch.channels_last)
         if gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
 

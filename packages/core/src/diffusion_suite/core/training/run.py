@@ -199,6 +199,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message="Total length of .list. across ranks is zero.*")
             warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
+            # Frozen parts, such as autoencoders, are meant to be in evaluation mode.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
