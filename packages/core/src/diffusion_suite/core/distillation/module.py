@@ -187,6 +187,7 @@ class DistillationModule(SuiteModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the teacher from the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
         self._teacher.network.load_state_dict(checkpoint["teacher"])
 
     @override
