@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from diffusion_suite.core.checkpoints import Card
+from diffusion_suite.core.checkpoints import Card, load_weights
 from diffusion_suite.core.domain import Request
 from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.progress import say
@@ -60,7 +60,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             resolution=config.side,
         )
         module = DepthModule(network=start.config, **shared)
-        module.model.load_state_dict(start.state_dict())
+        load_weights(module.model, start.state_dict(), config.base)
     multiple = module.model.multiple
     if config.side % multiple:
         raise ConfigError(
