@@ -20,15 +20,13 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_suite.core.seeding import generator, seeded
 from diffusion_suite.depth.alignment import Estimate, align
@@ -40,7 +38,8 @@ from diffusion_suite.depth.metrics import score
 from diffusion_suite.depth.pairs import pairs_in
 from diffusion_suite.depth.predictor import Predictor
 
-PUBLISHED, TINY = "published recipe", "ours, tiny autoencoder"
+PUBLISHED, OURS, TINY = "published recipe", "ours", "ours, tiny autoencoder"
+RECIPES = (PUBLISHED, OURS, TINY)
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -54,7 +53,8 @@ class Row:
         steps, members: of the ensemble.
         seconds: least of the rounds.
         share: of the published recipe's time, the median over rounds of ratios within a round.
-        difference: greatest absolute difference of the mean log-depth from the published recipe's.
+        difference: greatest absolute difference of the mean log-depth from the published recipe's in the
+            first precision.
     """
 
     recipe: str
@@ -66,43 +66,45 @@ class Row:
     difference: float | None = None
 
 
-def network(share: int, tiny: bool) -> DepthFM:
-    """The published layout with random weights, on `AutoencoderKL` or `AutoencoderTiny`."""
-    from diffusers import AutoencoderKL, AutoencoderTiny
+def network(share: int) -> DepthFM:
+    """The published layout with random weights, on an `AutoencoderKL`."""
+    from diffusers import AutoencoderKL
 
-    base = 320 // share
+    base, width = 320 // share, 128 // share
+    widths = [base, 2 * base, 4 * base, 4 * base]
     unet: dict[str, Any] = {
-        "block_out_channels": [base, 2 * base, 4 * base, 4 * base],
+        "block_out_channels": widths,
         "layers_per_block": 2,
         "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "attention_head_dim": [width // (base // 5) for width in (base, 2 * base, 4 * base, 4 * base)],
+        "attention_head_dim": [width // (base // 5) for width in widths],
         "cross_attention_dim": 1024 // share,
         "use_linear_projection": True,
         "norm_num_groups": 32 if base % 32 == 0 else 16,
     }
-    width = 128 // share
     with seeded("benchmark"):
-        model = DepthFM(unet, 0, text_tokens=77).eval()
+        model = DepthFM(unet, 0, text_tokens=77)
         assert model.text_embedding is not None
         model.text_embedding = torch.randn(model.text_embedding.shape)
-        if tiny:
-            small = [max(8, 64 // share)] * 4
-            model.attach_autoencoder(
-                AutoencoderTiny(encoder_block_out_channels=small, decoder_block_out_channels=small)
-            )
-        else:
-            model.attach_autoencoder(
-                AutoencoderKL(
-                    block_out_channels=[width, 2 * width, 4 * width, 4 * width],
-                    layers_per_block=2,
-                    down_block_types=["DownEncoderBlock2D"] * 4,
-                    up_block_types=["UpDecoderBlock2D"] * 4,
-                    latent_channels=4,
-                    norm_num_groups=min(32, width),
-                )
-            )
+        autoencoder = AutoencoderKL(
+            block_out_channels=[width, 2 * width, 4 * width, 4 * width],
+            layers_per_block=2,
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            latent_channels=4,
+            norm_num_groups=min(32, width),
+        )
+    model.attach_autoencoder(autoencoder)
     return model.eval()
+
+
+def tiny_autoencoder(share: int) -> nn.Module:
+    """An `AutoencoderTiny` with random weights."""
+    from diffusers import AutoencoderTiny
+
+    widths = [64 // share] * 4
+    with seeded("tiny"):
+        return AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths).eval()
 
 
 @torch.no_grad()
@@ -122,55 +124,61 @@ def ours(model: DepthFM, picture: Tensor, noise: Tensor, steps: int) -> Tensor:
     return model.ensemble(picture, noise[None], steps).float().mean(1)
 
 
-def timed(work: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Seconds and result of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+class Bench:
+    """One network, on both autoencoders, in one precision.
+
+    The memory layout of the weights is that of the recipe whose turn it is, changed outside the clock.
+    """
+
+    def __init__(self, options: argparse.Namespace, device: torch.device, precision: str) -> None:
+        dtype = DTYPES[precision]
+        self.device = device
+        self.model = network(options.share).to(device, dtype)
+        self.codecs = {False: self.model.codec}
+        self.model.attach_autoencoder(tiny_autoencoder(options.share))
+        self.codecs[True] = self.model.codec
+        picture = torch.rand(1, 3, options.side, options.side, generator=generator("picture")) * 2 - 1
+        self.picture = picture.to(device, dtype)
+
+    def timed(self, recipe: str, noise: Tensor, steps: int) -> tuple[float, Tensor]:
+        """Seconds and mean log-depth of one call."""
+        layout = torch.contiguous_format if recipe == PUBLISHED else torch.channels_last
+        self.model.codec = self.codecs[recipe == TINY]
+        self.model.to(memory_format=layout)
+        picture = self.picture.contiguous(memory_format=layout)
+        run = published if recipe == PUBLISHED else ours
+        self._wait()
+        start = time.perf_counter()
+        result = run(self.model, picture, noise, steps)
+        self._wait()
+        return time.perf_counter() - start, result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
-def recipes(
-    options: argparse.Namespace, device: torch.device, precision: str
-) -> dict[str, Callable[[Tensor, int], Tensor]]:
-    """Functions of noise (members, channels, h, w) and steps."""
-    dtype = DTYPES[precision]
-    plain = network(options.share, False).to(device, dtype)
-    layout = torch.channels_last
-    own, tiny = (
-        network(options.share, small).to(device, dtype).to(memory_format=layout) for small in (False, True)
-    )
-    picture = torch.rand(1, 3, options.side, options.side, generator=generator("picture")) * 2 - 1
-    picture = picture.to(device, dtype)
-    last = picture.contiguous(memory_format=layout)
-    return {
-        PUBLISHED: lambda noise, steps: published(plain, picture, noise, steps),
-        "ours": lambda noise, steps: ours(own, last, noise, steps),
-        TINY: lambda noise, steps: ours(tiny, last, noise, steps),
-    }
-
-
-def compared(options: argparse.Namespace, device: torch.device, precision: str) -> list[Row]:
+def compared(options: argparse.Namespace, device: torch.device) -> list[Row]:
     """Times of the recipes, taken in turns, so that a busy machine slows all of them alike."""
-    works = recipes(options, device, precision)
     rows = []
-    for steps, members in ((2, 4), (1, 1)):
-        shape = (members, 4, options.side // 8, options.side // 8)
-        noise = torch.randn(shape, generator=generator("noise")).to(device)
-        seconds: dict[str, list[float]] = {name: [] for name in works}
-        results: dict[str, Tensor] = {}
-        for turn in range(options.rounds + 1):
-            for name, work in works.items():
-                took, results[name] = timed(partial(work, noise, steps), device)
-                if turn:
-                    seconds[name].append(took)
-        for name, taken in seconds.items():
-            ratio = float(np.median(np.array(taken) / np.array(seconds[PUBLISHED])))
-            off = None if name == TINY else float((results[name] - results[PUBLISHED]).abs().max())
-            rows.append(Row(name, precision, steps, members, min(taken), ratio, off))
+    exact: dict[tuple[int, int], Tensor] = {}
+    for precision in options.precisions.split(","):
+        bench = Bench(options, device, precision)
+        for steps, members in ((2, 4), (1, 1)):
+            shape = (members, 4, options.side // 8, options.side // 8)
+            noise = torch.randn(shape, generator=generator("noise")).to(device)
+            seconds: dict[str, list[float]] = {name: [] for name in RECIPES}
+            results: dict[str, Tensor] = {}
+            for turn in range(options.rounds + options.warmup):
+                for name in RECIPES:
+                    took, results[name] = bench.timed(name, noise, steps)
+                    if turn >= options.warmup:
+                        seconds[name].append(took)
+            right = exact.setdefault((steps, members), results[PUBLISHED])
+            for name, taken in seconds.items():
+                ratio = float(np.median(np.array(taken) / np.array(seconds[PUBLISHED])))
+                off = None if name == TINY else float((results[name] - right).abs().max())
+                rows.append(Row(name, precision, steps, members, min(taken), ratio, off))
     return rows
 
 
@@ -215,7 +223,8 @@ def main() -> None:
     )
     parser.add_argument("--share", type=int, default=4, choices=(1, 2, 4), help="divides all widths")
     parser.add_argument("--side", type=int, default=256, help="of the picture in pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after one that is not")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precisions", default="32,bf16", help="with commas")
     parser.add_argument("--weights", help="trained weights, for the accuracy of a tiny autoencoder")
@@ -226,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device(options.device)
-    rows = [row for name in options.precisions.split(",") for row in compared(options, device, name)]
+    rows = compared(options, device)
     print(printed(rows))
     measured = accuracy(options) if options.weights else None
     if measured is not None:
