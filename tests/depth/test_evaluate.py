@@ -157,6 +157,9 @@ def test_protocol_cuts_crops_and_limits(evaluate: Run, tmp_path: Path) -> None:
     words = (folder, f"predictions={tmp_path}", "alignments=[none]", "kind=depth")
     assert entry(evaluate(*words, "protocol=nyu")[0], "predictions", "none")["abs_rel"] < 1e-3
     assert entry(evaluate(*words)[0], "predictions", "none")["abs_rel"] > 0.1
+    sparse, _ = evaluate(*words, "protocol=nyu", "lidar=16")
+    assert "boundary_f1" not in sparse["pictures"][0]
+    assert entry(sparse, "predictions", "none")["abs_rel"] < 1e-3
     near, _ = evaluate(*words, "protocol=nyu", "farthest=2")
     assert near["pictures"][0]["rmse"] < 1e-3
 

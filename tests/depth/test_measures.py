@@ -198,5 +198,6 @@ def test_lidar_lies_on_lines_and_is_denser_near_the_horizon():
     assert 0.01 < mask.mean() < 0.1
     assert not mask[: 352 // 2 - 34].any()
     assert mask[352 // 2 - 20 :].sum() > 5000
+    assert lidar((100, 200)).sum() > 100
     flat = lidar((101, 101), 50.0, beams=1, elevations=(0, 0))
     assert flat.any(1).sum() == 1

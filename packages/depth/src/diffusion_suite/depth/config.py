@@ -175,6 +175,11 @@ class EvaluateConfig(NetworkKeys):
     farthest: float | None = opt(
         None, "true depths from this many metres on are left out; null = the protocol's, else none", gt=0
     )
+    lidar: int = opt(
+        0,
+        "measure only the pixels that a turning scanner of so many beams would meet, e.g. 64; 0 = all",
+        ge=0,
+    )
     more_steps: list[int] = opt([], "further numbers of steps to measure, e.g. [1,4]")
     repeats: int = opt(1, "runs with seeds seed, seed + 1, ...; with several, their deviation is told", ge=1)
     baseline: bool = opt(

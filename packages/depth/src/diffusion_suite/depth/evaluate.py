@@ -118,7 +118,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
         dicts = [row.as_dict() for row in members]
         entry: dict[str, Any] = {"method": method, "alignment": alignment, "pictures": len(members)}
         names = [*Metrics.__dataclass_fields__, "boundary_f1", "ause", "ause_of_chance", "rank_correlation"]
-        for name in [*names, "seconds"]:
+        for name in [*names, "seconds", "megabytes"]:
             values = [one[name] for one in dicts if one.get(name) is not None]
             if values:
                 entry[name] = round(float(np.mean(values)), 6)

@@ -16,7 +16,7 @@ from diffusion_suite.depth.io.maps import resized
 from diffusion_suite.depth.io.pictures import RGB
 from diffusion_suite.depth.metrics import Metrics, score
 from diffusion_suite.depth.pairs import Pair
-from diffusion_suite.depth.protocols import Protocol
+from diffusion_suite.depth.protocols import Protocol, lidar
 from diffusion_suite.depth.sparsification import Sparsification, sparsification
 
 DENSE = 0.5
@@ -57,11 +57,13 @@ class Guess:
         estimate: the map.
         spread: of log-depth over an ensemble, or None.
         seconds: it took, or None.
+        megabytes: of device memory at the most, or None where that is not known.
     """
 
     estimate: Estimate
     spread: Stored | None = None
     seconds: float | None = None
+    megabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Row:
         boundary_f1: None where the truth is sparse.
         uncertainty: does the spread tell the error? None without a spread.
         seconds: of the prediction, or None.
+        megabytes: of device memory at the most, or None.
         relative: figures that have a unit mean nothing.
     """
 
@@ -84,6 +87,7 @@ class Row:
     boundary_f1: float | None = None
     uncertainty: Sparsification | None = None
     seconds: float | None = None
+    megabytes: float | None = None
     relative: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,11 +105,18 @@ class Row:
             row["rank_correlation"] = round(self.uncertainty.rank_correlation, 6)
         if self.seconds is not None:
             row["seconds"] = round(self.seconds, 3)
+        if self.megabytes is not None:
+            row["megabytes"] = round(self.megabytes, 1)
         return row
 
 
-def case_of(pair: Pair, protocol: Protocol) -> Case:
+def case_of(pair: Pair, protocol: Protocol, beams: int = 0) -> Case:
     """What a protocol measures of a pair.
+
+    Args:
+        pair: the files.
+        protocol: range, cut and crop.
+        beams: of a scanner, to whose points the measured pixels are thinned; 0 for none.
 
     Raises:
         InputError: a file cannot be used, or no pixel is left to measure.
@@ -115,6 +126,8 @@ def case_of(pair: Pair, protocol: Protocol) -> Case:
     rows, columns = protocol.cut_window(height, width)
     truth = found.depth[rows, columns]
     valid = protocol.valid(truth) & pair.counts(height, width)[rows, columns]
+    if beams:
+        valid &= lidar((height, width), pair.focal, beams)[rows, columns]
     if not valid.any():
         raise InputError(
             f"{pair.truth} has no pixel to measure", "check unit, nearest, farthest and protocol"
@@ -158,7 +171,8 @@ def _row(case: Case, method: str, guess: Guess, alignment: str) -> Row:
         error = np.abs(np.log(in_log[case.valid]) - np.log(case.truth[case.valid].astype(np.float64)))
         uncertainty = sparsification(guess.spread[case.valid], error)
     metrics = score(depth, case.truth, case.valid)
-    return Row(case.name, method, alignment, metrics, edges, uncertainty, guess.seconds, case.relative)
+    cost = (guess.seconds, guess.megabytes)
+    return Row(case.name, method, alignment, metrics, edges, uncertainty, *cost, case.relative)
 
 
 def ramp(case: Case) -> Guess:

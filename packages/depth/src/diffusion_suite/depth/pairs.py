@@ -68,6 +68,7 @@ class Pair:
         crop: (first row, last, first column, last) of the pixels to measure; None for all.
         offset: pixels to add to a disparity, and metres times pixels by which 1 / disparity is multiplied;
             None where they are not known.
+        focal: focal length in pixels of the map, or None.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Pair:
     unit: float | None = None
     crop: tuple[int, int, int, int] | None = None
     offset: tuple[float, float] | None = None
+    focal: float | None = None
 
     def read(self) -> Truth:
         """Both, in memory.
@@ -185,15 +187,21 @@ def _sample(name: str, picture: Path, truth: Path, meta: Path) -> Pair:
     if window is not None and len(window) != 4:
         raise InputError(f"{meta} has an eval_crop of {len(window)} numbers", "give [row0, row1, col0, col1]")
     storage: Storage = "map" if kind == "depth_m" else "disparity"
-    return Pair(name, picture, truth, storage, unit, window, _calibration(facts))
+    return Pair(name, picture, truth, storage, unit, window, _calibration(facts), _focal(facts))
 
 
 def _calibration(facts: dict[str, Any]) -> tuple[float, float] | None:
     """Disparity offset and baseline times focal length, where `meta.json` tells both."""
-    focal = facts.get("focal", facts.get("intrinsics", {}).get("fx"))
+    focal = _focal(facts)
     if focal is None or "baseline" not in facts or "disparity_offset" not in facts:
         return None
-    return float(facts["disparity_offset"]), float(facts["baseline"]) * float(focal)
+    return float(facts["disparity_offset"]), float(facts["baseline"]) * focal
+
+
+def _focal(facts: dict[str, Any]) -> float | None:
+    intrinsics = facts.get("intrinsics")
+    focal = facts.get("focal", intrinsics.get("fx") if isinstance(intrinsics, dict) else None)
+    return None if focal is None else float(focal)
 
 
 def _hypersim(folder: Path, split: str) -> Iterator[Pair]:

@@ -16,6 +16,8 @@ from diffusion_suite.core.errors import InputError
 from diffusion_suite.depth.alignment import Mask
 
 KITTI_SIZE = (352, 1216)
+USUAL_VIEW = math.radians(55)
+"""Angle of view along the longest side where the focal length is not known."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ PROTOCOLS = {
 
 def lidar(
     depth_shape: tuple[int, int],
-    focal: float,
+    focal: float | None = None,
     beams: int = 64,
     elevations: tuple[float, float] = (-24.9, 2.0),
     azimuth_step: float = 0.16,
@@ -124,7 +126,7 @@ def lidar(
 
     Args:
         depth_shape: height and width of the picture.
-        focal: in pixels; the axis passes through the middle of the picture.
+        focal: in pixels; the axis passes through the middle of the picture. None for a view of 55 degrees.
         beams: scan lines, evenly over the elevations.
         elevations: lowest and highest beam in degrees, above the horizon positive; the defaults are those of
             a 64-beam scanner.
@@ -134,6 +136,8 @@ def lidar(
         (height, width), True where a point falls. At most one point a pixel.
     """
     height, width = depth_shape
+    if focal is None:
+        focal = max(depth_shape) / 2 / math.tan(USUAL_VIEW / 2)
     half = math.degrees(math.atan(width / 2 / focal))
     azimuths = np.radians(np.arange(-half, half, azimuth_step))
     slopes = np.tan(np.radians(np.linspace(*elevations, beams)))

@@ -70,7 +70,7 @@ def cases(inputs: list[str], config: EvaluateConfig) -> Iterator[tuple[Case, Pai
         protocol = protocol_of(config)
         pairs = pairs_of(inputs, config)
         for pair in pairs[: config.limit or None]:
-            yield case_of(pair, protocol), pair
+            yield case_of(pair, protocol, config.lidar), pair
             count += 1
     for case in drawn_cases(config):
         if config.limit and count >= config.limit:
@@ -152,8 +152,13 @@ def network_guess(case: Case, predictor: Predictor, folder: Path) -> Guess:
     """What the network makes of a picture, as `depth predict` would."""
     import time
 
+    import torch
+
     from diffusion_suite.depth.predictor import Seen
 
+    on_gpu = predictor.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(predictor.device)
     start = time.perf_counter()
     height, width = case.rgb.shape[:2]
     seen: Seen
@@ -163,4 +168,5 @@ def network_guess(case: Case, predictor: Predictor, folder: Path) -> Guess:
         seen = predictor.predict([case.rgb])[0]
     seconds = time.perf_counter() - start
     spread = fitting(case, seen.spread) if predictor.settings.members > 1 else None
-    return Guess(Estimate(fitting(case, seen.y), "log_depth"), spread, seconds)
+    megabytes = torch.cuda.max_memory_allocated(predictor.device) / 2**20 if on_gpu else None
+    return Guess(Estimate(fitting(case, seen.y), "log_depth"), spread, seconds, megabytes)
