@@ -307,3 +307,20 @@ def test_start_from_an_image_diffusion_network(tmp_path):
     pixels = from_image_diffusion(UNet2DModel(**{**BLOCKS, "in_channels": 3, "out_channels": 3}))
     assert pixels.codec.factor == 1
     assert pixels.predict(pictures(1), members=1).log_depth.shape == (1, 1, 24, 40)
+
+
+def test_a_network_that_says_depth(small):
+    """Exact for the depth it says: one step ends there, and a step from any state goes straight to it."""
+    model = DepthFM(BLOCKS, 4, output="depth").eval()
+    z = model.codec.encode(pictures(2, 16, 32))
+    x = torch.randn(z.shape, generator=generator("state"))
+    with torch.no_grad():
+        start = torch.zeros(2)
+        assert_close(model.flow(x, z, 1), model.output(x, start, z))
+        for s in (0.0, 0.5, 0.9):
+            at = torch.full((2,), s)
+            goal = x + (1 - s) * model.velocity(x, at, z)
+            assert_close(goal, model.output(x, at, z), atol=1e-5, rtol=1e-5)
+        assert_close(small.output(x, start, z), small.velocity(x, start, z))
+    with pytest.raises(ConfigError, match="output=noise"):
+        DepthFM(BLOCKS, 4, output="noise")  # type: ignore[arg-type]

@@ -287,6 +287,18 @@ def test_validation_tells_the_error_of_depth(tmp_path: Path) -> None:
     assert torch.isfinite(module.validation_loss(together([data[0], data[1]]), generator(0))["error"])
 
 
+def test_kept_pictures_are_cropped_and_never_enlarged(tmp_path: Path) -> None:
+    larger = KeptPictures(tmp_path, 2, 32, 1, drawn_side=40)
+    whole = KeptPictures(tmp_path, 2, 32, 1, changed=False, drawn_side=40)
+    seen = [larger[index] for index in range(8)]
+    assert {tuple(item["rgb"].shape) for item in seen} == {(3, 32, 32)}
+    assert {tuple(item["depth"].shape) for item in seen} == {(1, 32, 32)}
+    assert len({float(item["depth"][torch.isfinite(item["depth"])].sum()) for item in seen}) > 4
+    truth = torch.from_numpy(np.asarray(whole.depth[0, 0], np.float32))
+    rows = ((torch.arange(32) + 0.5) * 40 / 32).long()
+    assert torch.equal(whole[0]["depth"][0], truth[rows][:, rows])
+
+
 def run_script(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

@@ -236,11 +236,23 @@ class TrainDepthConfig(TrainConfig):
     validation: int = opt(96, "pictures to validate on", ge=0)
     validate_on: str | None = opt(None, "folder of pictures with depth to validate on; null = drawn pictures")
     side: int = opt(128, "height and width of training pictures in pixels", ge=32)
+    drawn_side: int | None = opt(
+        None,
+        "height and width of the drawn pictures that are kept: random squares of them, shrunk to side, are "
+        "trained on; null = side",
+        ge=32,
+    )
     factor: int = opt(4, "side of the squares of pixels that make one latent", ge=1)
     widths: list[int] = opt([64, 128, 192, 256], "channels of the network's levels, finest first")
     layers: int = opt(2, "residual blocks a level", ge=1)
     attention_from: int = opt(2, "level, from 0, from which on the blocks attend", ge=0)
     noising_step: int = opt(400, "noise of the flow's start, of 1000", ge=0, lt=1000)
+    network_output: str = opt(
+        "depth",
+        "what the small network returns: velocity, as published, or the latent of depth, which a network "
+        "trained from nothing learns faster",
+        choices=("velocity", "depth"),
+    )
     normals_weight: float = opt(0.0, "weight of the surface-normal loss", ge=0)
     normals_from: float = opt(
         0.5, "time from 0 to 1 of the flow from which on the surface-normal loss counts", ge=0, lt=1
@@ -266,6 +278,10 @@ class TrainDepthConfig(TrainConfig):
             raise ConfigError("shares are all 0", "give one above 0, such as shares=[1,1]", key="shares")
         if self.autoencoder is not None and self.base is None:
             raise ConfigError("autoencoder goes with base", "name the network, or drop it", key="autoencoder")
+        if self.drawn_side is not None and self.drawn_side < self.side:
+            raise ConfigError(
+                f"drawn_side={self.drawn_side} is below side={self.side}", "drop it", key="drawn_side"
+            )
         if any(width % 16 for width in self.widths) or not self.widths:
             raise ConfigError(
                 f"widths={self.widths}", "give multiples of 16 (of 32 where blocks attend)", key="widths"

@@ -58,6 +58,7 @@ def weight_facts(name: str) -> Facts:
         "channels": list(model.unet.config["block_out_channels"]),
         "latents": _latents(model.codec.channels, model.codec.factor, codec, bool(config["factor"])),
         "noising_step": config["noising_step"],
+        "output": config["output"],
         "parameterisation": config["parameterisation"],
         "resolution": f"{model.resolution} pixels, sides padded to multiples of {model.multiple}",
     }

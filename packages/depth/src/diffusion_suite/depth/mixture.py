@@ -6,20 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from diffusion_suite.core.errors import InputError
 from diffusion_suite.core.seeding import numpy_generator
-from diffusion_suite.depth.data import recoloured
+from diffusion_suite.depth.data import as_item, changed, cropped
 from diffusion_suite.depth.pairs import Pair
 from diffusion_suite.depth.renderer import Scenes
-
-CLOSEST = 0.6
-"""Least share of a picture's short side that a crop for training shows."""
 
 
 class FolderPictures(Dataset[dict[str, Tensor]]):
@@ -49,14 +43,7 @@ class FolderPictures(Dataset[dict[str, Tensor]]):
         rng = numpy_generator(self.seed, "folder", index)
         pair = self.pairs[int(rng.integers(len(self.pairs)))]
         found = pair.read()
-        short = min(found.depth.shape)
-        size = round(short * rng.uniform(CLOSEST, 1))
-        top, left = (int(rng.integers(length - size + 1)) for length in found.depth.shape)
-        rgb, depth = cropped(found.rgb, found.depth, (top, left, size), self.side)
-        rgb = recoloured(rgb, rng)
-        if rng.random() < 0.5:
-            rgb, depth = rgb[:, :, ::-1], depth[:, :, ::-1]
-        return _item(rgb, depth)
+        return as_item(*changed(found.rgb, found.depth, self.side, rng))
 
     def middle(self, index: int) -> dict[str, Tensor]:
         """The middle of a picture, as it is."""
@@ -64,31 +51,7 @@ class FolderPictures(Dataset[dict[str, Tensor]]):
         height, width = found.depth.shape
         short = min(height, width)
         window = ((height - short) // 2, (width - short) // 2, short)
-        return _item(*cropped(found.rgb, found.depth, window, self.side))
-
-
-def cropped(
-    rgb: NDArray[np.uint8], depth: NDArray[np.float32], window: tuple[int, int, int], side: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A square of a picture and its depth at another size; the depth takes the nearest pixel, holes stay.
-
-    Args:
-        rgb: (height, width, 3), 8 bit, perhaps of another size than the depth.
-        depth: (height, width).
-        window: first row, first column and side of the square, in pixels of the depth.
-        side: of the result.
-
-    Returns:
-        (3, side, side) in [0, 1] and (1, side, side).
-    """
-    top, left, size = window
-    scale = rgb.shape[0] / depth.shape[0], rgb.shape[1] / depth.shape[1]
-    box = (left * scale[1], top * scale[0], (left + size) * scale[1], (top + size) * scale[0])
-    small = Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
-    places = ((np.arange(side) + 0.5) * size / side).astype(int)
-    chosen = depth[np.ix_(top + places, left + places)]
-    colours = np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
-    return colours, chosen[None].astype(np.float32)
+        return as_item(*cropped(found.rgb, found.depth, window, self.side))
 
 
 class Mixture(Dataset[Any]):
@@ -124,7 +87,3 @@ def together(items: Sequence[Any]) -> dict[str, Any]:
         if chosen:
             batch |= default_collate(chosen)
     return batch
-
-
-def _item(rgb: NDArray[np.float32], depth: NDArray[np.float32]) -> dict[str, Tensor]:
-    return {"rgb": torch.from_numpy(rgb.copy()), "depth": torch.from_numpy(depth.copy())}

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from diffusion_suite.core.flow_matching import Interpolant
 from diffusion_suite.core.training import SuiteModule
-from diffusion_suite.depth.method import DepthFM
+from diffusion_suite.depth.method import DepthFM, OutputKind
 from diffusion_suite.depth.normal_loss import masked_mean, normal_loss
 from diffusion_suite.depth.normalise import log_depth
 from diffusion_suite.depth.renderer import Scenes, render
@@ -30,6 +30,7 @@ class DepthModule(SuiteModule):
     Args:
         widths, layers, attention_from: of the small network.
         factor, noising_step: see `DepthFM`.
+        output: what the small network returns, see `DepthFM`.
         side: of the pictures that are drawn in a step, pixels.
         normals_weight: of the surface-normal loss.
         normals_from: time from which on it counts, when the one-step estimate of depth is good.
@@ -44,6 +45,7 @@ class DepthModule(SuiteModule):
         attention_from: int = 2,
         factor: int = 4,
         noising_step: int = 400,
+        output: OutputKind = "depth",
         side: int = 128,
         normals_weight: float = 0.0,
         normals_from: float = 0.5,
@@ -52,11 +54,11 @@ class DepthModule(SuiteModule):
     ) -> None:
         super().__init__()
         self.side, self.normals_weight, self.normals_from = side, normals_weight, normals_from
-        made = (
-            DepthFM(small_unet(widths, layers, attention_from), factor, noising_step, resolution=side)
-            if network is None
-            else DepthFM(**network)
-        )
+        if network is None:
+            unet = small_unet(widths, layers, attention_from)
+            made = DepthFM(unet, factor, noising_step, output=output, resolution=side)
+        else:
+            made = DepthFM(**network)
         self.model = made.to(memory_format=torch.channels_last)
         if gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
@@ -66,7 +68,7 @@ class DepthModule(SuiteModule):
         return [self.model.unet]
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of the velocity over measured cells, and the error of normals."""
+        """Mean squared error of the network over measured cells, and the error of normals."""
         latent, target, cells = self.latents(batch, generator)
         noise = torch.randn(latent.shape, generator=generator, device=latent.device)
         s = torch.rand(len(latent), generator=generator, device=latent.device)
@@ -85,12 +87,14 @@ class DepthModule(SuiteModule):
             s: (batch,) times in [0, 1].
         """
         source = self.model.source(latent.float(), noise)
-        x, goal = STRAIGHT.at(source, target.float(), s)
-        velocity = self.model.velocity(x.to(latent.dtype), s, latent).float()
-        flow = masked_mean((velocity - goal).square(), cells).mean()
+        x, velocity = STRAIGHT.at(source, target.float(), s)
+        says_depth = self.model.config["output"] == "depth"
+        found = self.model.output(x, s, latent).float()
+        goal = target.float() if says_depth else velocity
+        flow = masked_mean((found - goal).square(), cells).mean()
         if not self.normals_weight:
             return {"loss": flow}
-        end = x + (1 - s[:, None, None, None]) * velocity
+        end = found if says_depth else x + (1 - s[:, None, None, None]) * found
         normals = self._normals(end, target, cells, s >= self.normals_from)
         return {"loss": flow + self.normals_weight * normals, "flow": flow, "normals": normals}
 

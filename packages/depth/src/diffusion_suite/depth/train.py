@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.data import Dataset
 
@@ -20,6 +20,9 @@ from diffusion_suite.depth.latents import KeptLatents
 from diffusion_suite.depth.mixture import FolderPictures, Mixture, together
 from diffusion_suite.depth.module import DepthModule
 from diffusion_suite.depth.pairs import Pair, pairs_in
+
+if TYPE_CHECKING:
+    from diffusion_suite.depth.method import OutputKind
 
 
 def run(request: Request) -> None:
@@ -48,7 +51,13 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
     }
     if config.base is None:
         module = DepthModule(
-            config.widths, config.layers, config.attention_from, config.factor, config.noising_step, **shared
+            config.widths,
+            config.layers,
+            config.attention_from,
+            config.factor,
+            config.noising_step,
+            cast("OutputKind", config.network_output),
+            **shared,
         )
     else:
         from diffusion_suite.depth.image_diffusion import from_image_diffusion
@@ -88,7 +97,9 @@ def data_module(
     def drawn() -> Dataset[Any]:
         if not config.drawn:
             return FreshScenes(config.seed)
-        kept = KeptPictures(cache, config.drawn, config.side, config.seed, changed=not latent)
+        kept = KeptPictures(
+            cache, config.drawn, config.side, config.seed, changed=not latent, drawn_side=config.drawn_side
+        )
         return prepared(kept, ("drawn", config.drawn, config.seed))
 
     def of_folder(name: str) -> Dataset[Any]:
@@ -116,7 +127,9 @@ def _validation(config: TrainDepthConfig, cache: Path) -> Dataset[Any] | None:
     if config.validate_on is not None:
         pairs = pairs_in(config.validate_on, split="val")[: config.validation]
         return FolderPictures(pairs, config.side, config.seed, changed=False)
-    return KeptPictures(cache, config.validation, config.side, config.seed + 1, changed=False)
+    return KeptPictures(
+        cache, config.validation, config.side, config.seed + 1, changed=False, drawn_side=config.drawn_side
+    )
 
 
 def _identity(pair: Pair) -> tuple[Any, ...]:
