@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffusion_suite.core.checkpoints import (
@@ -85,6 +85,28 @@ def test_wrong_folders_are_refused_by_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read"):
         Small.from_pretrained(tmp_path)
+
+
+def test_half_precision_in_small_files(tmp_path):
+    network = Small()
+    network.save_pretrained(tmp_path, dtype=torch.float16, file_size=20)
+    assert not (tmp_path / "model.safetensors").exists()
+    parts = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 1
+    assert all(tensor.dtype != torch.float32 for part in parts for tensor in load_file(part).values())
+    loaded = Small.from_pretrained(tmp_path)
+    for name, tensor in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+    parts[0].unlink()
+    with pytest.raises(CheckpointError, match=r"model-00001-of-.* cannot be read"):
+        Small.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is no index of weights"):
+        Small.from_pretrained(tmp_path)
+    network.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert torch.equal(next(Small.from_pretrained(tmp_path).parameters()), next(network.parameters()))
 
 
 def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path):

@@ -210,6 +210,12 @@ class ConvertConfig:
     autoencoder: str | None = opt(
         None, "folder of the diffusers autoencoder that goes with a published checkpoint"
     )
+    precision: str = opt(
+        "32", "in which a folder keeps the weights: 16 takes half the room", choices=("32", "16")
+    )
+    file_size: float | None = opt(
+        None, "most megabytes of one file of a folder; null = all weights in one file", gt=0
+    )
     overwrite: bool = opt(False, "replace the output if it exists", hashed=False)
 
 

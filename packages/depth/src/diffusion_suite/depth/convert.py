@@ -23,6 +23,8 @@ def run(request: Request) -> None:
     Raises:
         SuiteError: not one input, no output, weights that cannot be read, or that the layout cannot hold.
     """
+    import torch
+
     from diffusion_suite.depth.load import FILES, load_network
 
     config: ConvertConfig = request.config
@@ -41,9 +43,13 @@ def run(request: Request) -> None:
         prepare_output([target], config.overwrite)
         count = to_published(model, target)
     else:
-        prepare_output([target / "model.safetensors", target / "config.json"], config.overwrite)
+        prepare_output([target / "config.json"], config.overwrite)
         count = len(model.unet.state_dict())
-        model.save_pretrained(target)
+        model.save_pretrained(
+            target,
+            dtype=torch.float16 if config.precision == "16" else None,
+            file_size=None if config.file_size is None else int(config.file_size * 1e6),
+        )
     say(f"{source}: all {count} tensors of the network matched; wrote {target}")
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.checkpoints.card import Card
-from diffusion_suite.core.checkpoints.published import load_weights, save_weights
+from diffusion_suite.core.checkpoints.published import load_weights
+from diffusion_suite.core.checkpoints.shards import PATTERNS, WEIGHTS, load_folder, save_folder
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.files import atomic_path
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 
@@ -46,19 +45,32 @@ class Pretrained:
     starter: ClassVar[str] = ""
     config: dict[str, Any]
 
-    def save_pretrained(self, folder: str | Path, card: Card | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        card: Card | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        file_size: int | None = None,
+    ) -> Path:
         """Write weights, configuration and card.
 
         Args:
             folder: made when missing; files in it of the same names are replaced, each at once.
             card: what a user must know; left out when None.
+            dtype: in which floating-point weights are kept, such as `torch.float16`; None as they are. They
+                are read back in the network's own.
+            file_size: most bytes of weights in one file; None for one file of them all.
 
         Raises:
             OutputError: when the folder cannot be written in.
         """
         folder = Path(folder)
         content = {"_class": type(self).__name__, "_version": __version__, **self.config}
-        save_weights(folder / WEIGHTS, _as_module(self).state_dict())
+        state = _as_module(self).state_dict()
+        if dtype is not None:
+            state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in state.items()}
+        save_folder(folder, state, file_size)
         with atomic_path(folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if card is not None:
@@ -120,14 +132,8 @@ class Pretrained:
             network = cls(**values)
         except TypeError as error:
             raise CheckpointError(f"{folder / CONFIG} does not fit {cls.__name__} ({error})") from error
-        try:
-            state = load_file(folder / WEIGHTS)
-        except Exception as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS} cannot be read ({error})", "fetch the folder again"
-            ) from error
         module = _as_module(network)
-        load_weights(module, state, str(folder))
+        load_weights(module, load_folder(folder), str(folder))
         module.eval()
         return network
 
@@ -154,7 +160,7 @@ def hub_folder(
     name: str,
     revision: str | None,
     local_files_only: bool,
-    patterns: Sequence[str] = (WEIGHTS, CONFIG, CARD),
+    patterns: Sequence[str] = (*PATTERNS, CONFIG, CARD),
 ) -> Path:
     """The folder of a model of the hub, from the local cache or downloaded.
 
