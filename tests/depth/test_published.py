@@ -318,6 +318,16 @@ def test_convert_there_and_back(tmp_path, capsys):
         assert "exists already" in said
 
 
+def test_convert_to_small_files_of_half_precision(tmp_path, capsys, network):
+    code, said = run(capsys, "convert", network, "-o", tmp_path / "half", "precision=16", "file_size=0.02")
+    assert code == 0, said
+    parts = list((tmp_path / "half").glob("model-*.safetensors"))
+    assert len(parts) > 1
+    whole, half = load_network(str(network)), load_network(str(tmp_path / "half"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor.half().float(), half.state_dict()[name])
+
+
 def test_convert_refuses(tmp_path, capsys, network):
     letter = tmp_path / "letter.ckpt"
     letter.write_text("not weights")

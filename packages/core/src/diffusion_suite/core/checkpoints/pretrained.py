@@ -14,7 +14,7 @@ from torch import nn
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.checkpoints.card import Card
 from diffusion_suite.core.checkpoints.published import load_weights
-from diffusion_suite.core.checkpoints.shards import PATTERNS, WEIGHTS, load_folder, save_folder
+from diffusion_suite.core.checkpoints.shards import PATTERNS, load_folder, save_folder
 from diffusion_suite.core.errors import CheckpointError
 from diffusion_suite.core.files import atomic_path
 

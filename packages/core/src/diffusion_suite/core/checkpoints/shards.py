@@ -1,4 +1,4 @@
-"""Weights in a folder: one safetensors file, or several small ones with an index, as model hubs lay them out."""
+"""Weights in a folder: one safetensors file, or several small ones with an index, as on model hubs."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def load_folder(folder: Path) -> dict[str, Tensor]:
     names = [WEIGHTS]
     if index.is_file():
         try:
-            names = sorted(
-                {str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-            )
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} is no index of weights", "fetch the folder again") from error
     state: dict[str, Tensor] = {}
