@@ -259,6 +259,12 @@ class TrainDepthConfig(TrainConfig):
         "trained from nothing learns faster",
         choices=("velocity", "depth"),
     )
+    time_power: float = opt(
+        1.0,
+        "times of the flow are u ** time_power, u even from 0 to 1; 1 = as published, above 1 trains more on "
+        "its start, where a result of few steps is decided",
+        gt=0,
+    )
     normals_weight: float = opt(0.0, "weight of the surface-normal loss", ge=0)
     normals_from: float = opt(
         0.5, "time from 0 to 1 of the flow from which on the surface-normal loss counts", ge=0, lt=1

@@ -31,6 +31,9 @@ class DepthModule(SuiteModule):
         widths, layers, attention_from: of the small network.
         factor, noising_step: see `DepthFM`.
         output: what the small network returns, see `DepthFM`.
+        time_power: times are u^time_power with u even in [0, 1]; above 1 there are more early ones, where a
+            result of few steps is decided.
+        resolution: the longest side, in pixels, of the pictures that the small network is for; None for side.
         side: of the pictures that are drawn in a step, pixels.
         normals_weight: of the surface-normal loss.
         normals_from: time from which on it counts, when the one-step estimate of depth is good.
@@ -46,6 +49,8 @@ class DepthModule(SuiteModule):
         factor: int = 4,
         noising_step: int = 400,
         output: OutputKind = "depth",
+        time_power: float = 1.0,
+        resolution: int | None = None,
         side: int = 128,
         normals_weight: float = 0.0,
         normals_from: float = 0.5,
@@ -53,10 +58,11 @@ class DepthModule(SuiteModule):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.side, self.normals_weight, self.normals_from = side, normals_weight, normals_from
+        self.side, self.time_power = side, time_power
+        self.normals_weight, self.normals_from = normals_weight, normals_from
         if network is None:
             unet = small_unet(widths, layers, attention_from)
-            made = DepthFM(unet, factor, noising_step, output=output, resolution=side)
+            made = DepthFM(unet, factor, noising_step, output=output, resolution=resolution or side)
         else:
             made = DepthFM(**network)
         self.model = made.to(memory_format=torch.channels_last)
@@ -71,7 +77,7 @@ class DepthModule(SuiteModule):
         """Mean squared error of the network over measured cells, and the error of normals."""
         latent, target, cells = self.latents(batch, generator)
         noise = torch.randn(latent.shape, generator=generator, device=latent.device)
-        s = torch.rand(len(latent), generator=generator, device=latent.device)
+        s = torch.rand(len(latent), generator=generator, device=latent.device) ** self.time_power
         return self.objective(latent, target, cells, noise, s)
 
     def objective(

@@ -45,6 +45,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
     """
     shared: dict[str, Any] = {
         "side": config.side,
+        "time_power": config.time_power,
         "normals_weight": config.normals_weight,
         "normals_from": config.normals_from,
         "gradient_checkpointing": config.gradient_checkpointing,
@@ -57,6 +58,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             config.factor,
             config.noising_step,
             cast("OutputKind", config.network_output),
+            resolution=config.drawn_side,
             **shared,
         )
     else:
