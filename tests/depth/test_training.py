@@ -287,6 +287,16 @@ def test_validation_tells_the_error_of_depth(tmp_path: Path) -> None:
     assert torch.isfinite(module.validation_loss(together([data[0], data[1]]), generator(0))["error"])
 
 
+def test_times_are_drawn_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E[u^p] = 1 / (p + 1)."""
+    for power in (1.0, 2.0):
+        module, seen = tiny(time_power=power), []
+        monkeypatch.setattr(module, "objective", lambda *values, seen=seen: seen.append(values[-1]) or {})
+        many = {"rgb": torch.rand(400, 3, 32, 32), "depth": torch.rand(400, 1, 32, 32) + 1}
+        module.loss(many, generator("times"))
+        assert abs(float(seen[0].mean()) - 1 / (power + 1)) < 0.04
+
+
 def test_kept_pictures_are_cropped_and_never_enlarged(tmp_path: Path) -> None:
     larger = KeptPictures(tmp_path, 2, 32, 1, drawn_side=40)
     whole = KeptPictures(tmp_path, 2, 32, 1, changed=False, drawn_side=40)
