@@ -136,7 +136,10 @@ def save_weights(
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(Path(path)) as part:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+        part.chmod(mode)  # safetensors lets nobody but the owner read
 
 
 def match_keys(
