@@ -33,8 +33,11 @@ class NetworkKeys:
         "longest side in pixels at which depth is predicted; 0 = the picture's own; null = the network's own",
         ge=0,
     )
-    multiple: int = opt(
-        8, "sides are rounded to multiples of this many pixels before predicting; 64 = as published", ge=1
+    multiple: int | None = opt(
+        None,
+        "sides are rounded to multiples of this many pixels before predicting; 64 = as published; null = what "
+        "the network takes without padding",
+        ge=1,
     )
     window: int | None = opt(
         None,

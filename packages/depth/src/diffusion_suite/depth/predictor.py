@@ -110,16 +110,21 @@ class Predictor:
         """Longest side that the network sees at once."""
         return self.settings.window or self.model.resolution
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture are rounded to before predicting."""
+        return self.settings.multiple or self.model.multiple
+
     def size(self, size: Size) -> Size:
         """Processing width and height of a picture's."""
         resolution = self.settings.resolution
         if resolution is None:
             resolution = self.model.resolution
-        return processing_size(size, resolution, self.settings.multiple)
+        return processing_size(size, resolution, self.multiple)
 
     def is_large(self, size: Size) -> bool:
         """Whether a picture of that width and height goes in windows."""
-        return max(self.size(size)) > max(processing_size(size, self.window, self.settings.multiple))
+        return max(self.size(size)) > max(processing_size(size, self.window, self.multiple))
 
     def predict(self, pictures: Sequence[RGB], seeds: Sequence[int] | None = None) -> list[Seen]:
         """Predict pictures of one processing size together.
@@ -145,7 +150,7 @@ class Predictor:
         """
         size = self.size((picture.shape[1], picture.shape[0]))
         side = self.window
-        whole = self._at([picture], processing_size(size, side, self.settings.multiple))[0]
+        whole = self._at([picture], processing_size(size, side, self.multiple))[0]
         large = shrunk(picture, size)
         windows = plan((size[1], size[0]), side, int(side * self.settings.overlap))
         seed = content_seed(self.settings.seed, large)
