@@ -35,8 +35,8 @@ class NetworkKeys:
     )
     multiple: int | None = opt(
         None,
-        "sides are rounded to multiples of this many pixels before predicting; 64 = as published; null = what "
-        "the network takes without padding",
+        "sides are rounded to multiples of this many pixels before predicting; 64 = as published; null = "
+        "what the network takes without padding",
         ge=1,
     )
     window: int | None = opt(
@@ -261,6 +261,12 @@ class TrainDepthConfig(TrainConfig):
         "what the small network returns: velocity, as published, or the latent of depth, which a network "
         "trained from nothing learns faster",
         choices=("velocity", "depth"),
+    )
+    features: str | None = opt(
+        None,
+        "encoder of photographs whose maps the small network sees besides pixels; it is not trained, but "
+        "kept with the weights; null = none",
+        choices=("efficientnet-lite0",),
     )
     time_power: float = opt(
         1.0,

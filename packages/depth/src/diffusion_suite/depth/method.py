@@ -25,6 +25,7 @@ from diffusion_suite.core.seeding import generator, key
 from diffusion_suite.depth.attention import AttentionScale, set_attention_scale
 from diffusion_suite.depth.autoencoders import load_autoencoder, make_autoencoder, settings
 from diffusion_suite.depth.codecs import AutoencoderCodec, Codec, MissingCodec, PixelCodec
+from diffusion_suite.depth.features import PictureFeatures
 from diffusion_suite.depth.normalise import Normalisation, depth
 
 OutputKind = Literal["velocity", "depth"]
@@ -67,6 +68,8 @@ class DepthFM(nn.Module, Pretrained):
             without xformers.
         output: what the network returns: `velocity`, as published, or the latent of `depth`, from which the
             velocity follows; a small network trained from nothing learns that faster.
+        features: settings of `PictureFeatures`, whose maps are a further condition of a network on pixels,
+            and `channels`, to which they are projected; None for none.
         parameterisation: what the decoded channels mean; `log_depth` is all there is.
         resolution: longest side in pixels of the pictures that the network is at its best with.
 
@@ -88,6 +91,7 @@ class DepthFM(nn.Module, Pretrained):
         text_tokens: int = 0,
         attention_scale: AttentionScale = "standard",
         output: OutputKind = "velocity",
+        features: Mapping[str, Any] | None = None,
         parameterisation: str = "log_depth",
         resolution: int = RESOLUTION,
     ) -> None:
@@ -107,6 +111,8 @@ class DepthFM(nn.Module, Pretrained):
             )
         if factor and autoencoder is not None:
             raise ConfigError(f"factor={factor} does not go with an autoencoder", "give factor=0")
+        if features is not None and not factor:
+            raise ConfigError("features go with a network on pixels", "leave features out")
         self.config = {
             "unet": dict(unet),
             "factor": factor,
@@ -116,13 +122,21 @@ class DepthFM(nn.Module, Pretrained):
             "text_tokens": text_tokens,
             "attention_scale": attention_scale,
             "output": output,
+            "features": None if features is None else dict(features),
             "parameterisation": parameterisation,
             "resolution": resolution,
         }
         self.codec: Codec = PixelCodec(factor) if factor else MissingCodec(int(unet.get("out_channels", 4)))
         if autoencoder is not None:
             self.codec = AutoencoderCodec(make_autoencoder(autoencoder), scale_factor)
-        channels = {"in_channels": 2 * self.codec.channels, "out_channels": self.codec.channels}
+        self.features: PictureFeatures | None = None
+        seen = 0
+        if features is not None:
+            given = dict(features)
+            seen = int(given.pop("channels", 64))
+            self.features = PictureFeatures(factor, **given)
+            self.project = nn.Conv2d(self.features.channels, seen, 1)
+        channels = {"in_channels": 2 * self.codec.channels + seen, "out_channels": self.codec.channels}
         asked = {name: unet.get(name, count) for name, count in channels.items()}
         if asked != channels:
             raise ConfigError(
@@ -231,12 +245,23 @@ class DepthFM(nn.Module, Pretrained):
         step = self.config["noising_step"]
         return float(cosine_signal(step / 1000)) if step else 1.0
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """The condition of the flow: latents of pictures, followed by their features where there are any.
+
+        Args:
+            pictures: (batch, 3, height, width) in [-1, 1], sides multiples of `multiple`.
+        """
+        latent = self.codec.encode(pictures)
+        return latent if self.features is None else torch.cat([latent, self.features(pictures)], 1)
+
     def source(self, latent: Tensor, noise: Noise) -> Tensor:
-        """The start of the flow, alpha z + sigma e."""
+        """The start of the flow, alpha z + sigma e; of a condition, features are left out."""
+        if self.features is not None:
+            latent = latent[:, : self.codec.channels]
         return self.alpha * latent + self.sigma * standard_normal(noise, latent) if self.sigma else latent
 
     def velocity(self, x: Tensor, s: Tensor, latent: Tensor) -> Tensor:
-        """dx/ds at states x and times s (batch,) in [0, 1], given the picture's latent; s < 1 for `depth`."""
+        """dx/ds at states x and times s (batch,) in [0, 1], given what `encode` gives; s < 1 for `depth`."""
         output = self.output(x, s, latent)
         if self.config["output"] == "velocity":
             return output
@@ -245,6 +270,9 @@ class DepthFM(nn.Module, Pretrained):
     def output(self, x: Tensor, s: Tensor, latent: Tensor) -> Tensor:
         """What the network itself returns: the velocity, or the latent of depth that it expects."""
         text = self.text_embedding
+        if self.features is not None:
+            count = self.codec.channels
+            latent = torch.cat([latent[:, :count], self.project(latent[:, count:])], 1)
         context = {} if text is None else {"encoder_hidden_states": text.expand(len(x), -1, -1)}
         output: Tensor = self.unet(torch.cat([x.to(latent.dtype), latent], 1), s, **context).sample
         return output
@@ -260,7 +288,7 @@ class DepthFM(nn.Module, Pretrained):
 
         Args:
             start: (batch, channels, height, width).
-            latent: of the pictures, of the same shape, in the type that the network computes in.
+            latent: what `encode` gives, in the type that the network computes in.
             steps: number of equal steps, or the times themselves from 0 to 1.
             callback: called at the start of each step.
         """
@@ -368,7 +396,7 @@ class DepthFM(nn.Module, Pretrained):
         below, right = -height % self.multiple, -width % self.multiple
         if below or right:
             pictures = pad(pictures, (0, right, 0, below), mode="replicate")
-        return self.codec.encode(pictures.to(next(self.unet.parameters()).dtype))
+        return self.encode(pictures.to(next(self.unet.parameters()).dtype))
 
     def _carry(self, latent: Tensor, noise: Noise, steps: int, size: Sequence[int]) -> Tensor:
         wide = torch.promote_types(latent.dtype, torch.float32)

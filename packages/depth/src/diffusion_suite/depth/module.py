@@ -31,6 +31,7 @@ class DepthModule(SuiteModule):
         widths, layers, attention_from: of the small network.
         factor, noising_step: see `DepthFM`.
         output: what the small network returns, see `DepthFM`.
+        features: settings of what the small network sees besides pixels, see `DepthFM`.
         time_power: times are u^time_power with u even in [0, 1]; above 1 there are more early ones, where a
             result of few steps is decided.
         resolution: the longest side, in pixels, of the pictures that the small network is for; None for side.
@@ -49,6 +50,7 @@ class DepthModule(SuiteModule):
         factor: int = 4,
         noising_step: int = 400,
         output: OutputKind = "depth",
+        features: Mapping[str, Any] | None = None,
         time_power: float = 1.0,
         resolution: int | None = None,
         side: int = 128,
@@ -62,7 +64,9 @@ class DepthModule(SuiteModule):
         self.normals_weight, self.normals_from = normals_weight, normals_from
         if network is None:
             unet = small_unet(widths, layers, attention_from)
-            made = DepthFM(unet, factor, noising_step, output=output, resolution=resolution or side)
+            made = DepthFM(
+                unet, factor, noising_step, output=output, features=features, resolution=resolution or side
+            )
         else:
             made = DepthFM(**network)
         self.model = made.to(memory_format=torch.channels_last)
@@ -76,7 +80,7 @@ class DepthModule(SuiteModule):
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the network over measured cells, and the error of normals."""
         latent, target, cells = self.latents(batch, generator)
-        noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+        noise = torch.randn(target.shape, generator=generator, device=target.device)
         s = torch.rand(len(latent), generator=generator, device=latent.device) ** self.time_power
         return self.objective(latent, target, cells, noise, s)
 
@@ -86,10 +90,10 @@ class DepthModule(SuiteModule):
         """The loss for given draws.
 
         Args:
-            latent: of the pictures.
+            latent: of the pictures, with their features if the network sees them.
             target: latents of depth.
             cells: (batch, 1, h, w) bool, those that count.
-            noise: standard normal values of the latents' shape.
+            noise: standard normal values of the targets' shape.
             s: (batch,) times in [0, 1].
         """
         source = self.model.source(latent.float(), noise)
@@ -164,7 +168,7 @@ def encoded(model: DepthFM, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor,
         depth: (batch, 1, height, width), NaN where nothing was measured, infinite in the sky.
     """
     codec = model.codec
-    latent = codec.encode(2 * rgb - 1)
+    latent = model.encode(2 * rgb - 1)
     target = codec.encode(log_depth(depth).expand(-1, 3, -1, -1))
     holes = torch.isnan(depth).float()
     return latent, target, avg_pool2d(holes, codec.factor) == 0

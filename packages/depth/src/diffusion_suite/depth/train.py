@@ -24,6 +24,9 @@ from diffusion_suite.depth.pairs import Pair, pairs_in
 if TYPE_CHECKING:
     from diffusion_suite.depth.method import OutputKind
 
+FEATURE_CHANNELS = 64
+"""To which the maps of an encoder are projected."""
+
 
 def run(request: Request) -> None:
     """Train, or go on training; the run folder ends with `last.ckpt` and the network in `export/`."""
@@ -59,8 +62,11 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             config.noising_step,
             cast("OutputKind", config.network_output),
             resolution=config.drawn_side,
+            features=None if config.features is None else {"channels": FEATURE_CHANNELS},
             **shared,
         )
+        if module.model.features is not None:
+            module.model.features.load_packaged()
     else:
         from diffusion_suite.depth.image_diffusion import from_image_diffusion
 
