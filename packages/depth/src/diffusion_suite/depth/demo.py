@@ -94,7 +94,7 @@ def _shown(folder: Path) -> Section:
     text = (
         "Depth from one photograph each: relative, so what is farther is known, not how far. Four results "
         "from different noise are averaged; where they differ, the depth is unsure.\n\n"
-        "The network has seen no photograph in training, only drawn scenes.\n\n"
+        "The network was trained on drawn scenes; a frozen classifier of photographs is one of its eyes.\n\n"
         "The same from the command line: diffusion-suite depth predict photo.jpg"
     )
     return Section("Depth from one photograph", text, [], pictures)

@@ -65,7 +65,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             features=None if config.features is None else {"channels": FEATURE_CHANNELS},
             **shared,
         )
-        if module.model.features is not None:
+        if module.model.features is not None and config.init is None:
             module.model.features.load_packaged()
     else:
         from diffusion_suite.depth.image_diffusion import from_image_diffusion
@@ -148,6 +148,14 @@ def _device(config: TrainDepthConfig) -> str:
     return "cpu" if config.trainer.get("accelerator") == "cpu" else "auto"
 
 
+def _limits(config: TrainDepthConfig, inputs: Sequence[str]) -> list[str]:
+    limits = ["Depth is relative: true up to scale and shift."]
+    if config.base is None and not inputs:
+        seen = "" if config.features is None else f", but for those that {config.features} was trained on"
+        limits.append(f"Has seen no photograph in training{seen}.")
+    return limits
+
+
 def _card(config: TrainDepthConfig, inputs: Sequence[str]) -> Card:
     sources = ["Drawn pictures"] if not config.shares or config.shares[0] else []
     sources += [Path(name).name for name in inputs]
@@ -158,6 +166,6 @@ def _card(config: TrainDepthConfig, inputs: Sequence[str]) -> Card:
         data=f"{', '.join(sources)}; {config.steps} steps of {config.batch_size}, {config.side} pixels a "
         "side.",
         command="diffusion-suite depth train -c starter -o runs/depth",
-        limits=["Relative depth; has seen no photograph in training."] if not inputs else ["Relative depth."],
+        limits=_limits(config, inputs),
         tags=["depth-estimation", "flow-matching"],
     )
