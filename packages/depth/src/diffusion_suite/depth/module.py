@@ -11,7 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from diffusion_suite.core.flow_matching import Interpolant
 from diffusion_suite.core.training import SuiteModule
-from diffusion_suite.depth.method import DepthFM, OutputKind
+from diffusion_suite.depth.method import DepthFM
+from diffusion_suite.depth.network import OutputKind
 from diffusion_suite.depth.normal_loss import masked_mean, normal_loss
 from diffusion_suite.depth.normalise import log_depth
 from diffusion_suite.depth.renderer import Scenes, render

@@ -22,7 +22,7 @@ from diffusion_suite.depth.module import DepthModule
 from diffusion_suite.depth.pairs import Pair, pairs_in
 
 if TYPE_CHECKING:
-    from diffusion_suite.depth.method import OutputKind
+    from diffusion_suite.depth.network import OutputKind
 
 FEATURE_CHANNELS = 64
 """To which the maps of an encoder are projected."""
