@@ -1,6 +1,6 @@
 """Write the measured figures into the Markdown files that show them.
 
-python benchmarks/tables.py            # after quality_geo.py
+python benchmarks/tables.py            # after quality_geo.py, quality_depth.py and depth.py
 python benchmarks/tables.py --check    # fails when a file shows other figures than results/ holds
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "quality_geo.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 TASKS = {
     "denoise:0.1": "denoising",
@@ -90,12 +90,58 @@ def full(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+DEPTH = {
+    "ramp": "a ramp from the bottom to the top",
+    "1 step": "starter, 1 step",
+    "2 steps": "starter, 2 steps",
+    "4 steps": "starter, 4 steps",
+}
+
+
+def depth(content: dict[str, Any]) -> str:
+    """AbsRel and delta1 of each photograph, of all, and of drawn pictures."""
+    photographs = list(dict.fromkeys(row["picture"] for row in content["rows"]))
+    drawn = next(row["pictures"] for row in content["means"] if row["place"] == "drawn")
+    titles = [*(name.replace("_", " ") for name in photographs), "mean", f"{drawn} drawn"]
+    lines = [
+        "| AbsRel (δ1) | " + " | ".join(titles) + " | rank correlation, drawn |",
+        "|---|" + "---|" * (len(titles) + 1),
+    ]
+    for method, name in DEPTH.items():
+        rows = {row["picture"]: row for row in content["rows"] if row["method"] == method}
+        means = {row["place"]: row for row in content["means"] if row["method"] == method}
+        chosen = [*(rows[picture] for picture in photographs), means["photographs"], means["drawn"]]
+        cells = [f"{row['abs_rel']:.3f} ({row['delta1']:.2f})" for row in chosen]
+        rank = means["drawn"].get("rank_correlation")
+        lines.append("| " + " | ".join([name, *cells, "" if rank is None else f"{rank:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def depth_cost(content: dict[str, Any]) -> str:
+    """Times of the recipes of an ensemble."""
+    lines = [
+        "| recipe | precision | steps x members | s | share of published time | difference of y |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        off = "" if row["difference"] is None else f"{row['difference']:.1e}"
+        run = f"{row['precision']} | {row['steps']} x {row['members']}"
+        lines.append(f"| {row['recipe']} | {run} | {row['seconds']:.2f} | {row['share']:.2f} | {off} |")
+    return "\n".join(lines)
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with the table between `<!-- table: name -->` and `<!-- end -->`."""
     pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"there is no place for the table '{name}'")
     return pattern.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text)
+
+
+def results(name: str) -> dict[str, Any]:
+    """What a script measured."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def main() -> None:
@@ -107,11 +153,14 @@ def main() -> None:
         "--check", action="store_true", help="write nothing, exit with 1 where figures differ"
     )
     options = parser.parse_args()
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    rows = results("quality_geo")["rows"]
     stale = []
     for path, name, table in (
         (ROOT / "README.md", "geo", summary(rows)),
         (ROOT / "benchmarks" / "README.md", "quality", full(rows)),
+        (ROOT / "packages" / "depth" / "README.md", "depth", depth(results("quality_depth"))),
+        (ROOT / "benchmarks" / "README.md", "depth", depth(results("quality_depth"))),
+        (ROOT / "benchmarks" / "README.md", "depth cost", depth_cost(results("depth"))),
     ):
         text = path.read_text(encoding="utf-8")
         fresh = replaced(text, name, table)

@@ -10,6 +10,7 @@ DOMAIN = Domain(
     name="depth",
     help="depth from one picture: relative or metric, with uncertainty",
     configs=f"{_ROOM}.configs",
+    demo=f"{_ROOM}.demo:run",
     systems={
         "depth": {
             "train": Command(
