@@ -35,7 +35,6 @@ class DepthModule(SuiteModule):
         features: settings of what the small network sees besides pixels, see `DepthFM`.
         time_power: times are u^time_power with u even in [0, 1]; above 1 there are more early ones, where a
             result of few steps is decided.
-        resolution: the longest side, in pixels, of the pictures that the small network is for; None for side.
         side: of the pictures that are drawn in a step, pixels.
         normals_weight: of the surface-normal loss.
         normals_from: time from which on it counts, when the one-step estimate of depth is good.
@@ -53,7 +52,6 @@ class DepthModule(SuiteModule):
         output: OutputKind = "depth",
         features: Mapping[str, Any] | None = None,
         time_power: float = 1.0,
-        resolution: int | None = None,
         side: int = 128,
         normals_weight: float = 0.0,
         normals_from: float = 0.5,
@@ -65,9 +63,7 @@ class DepthModule(SuiteModule):
         self.normals_weight, self.normals_from = normals_weight, normals_from
         if network is None:
             unet = small_unet(widths, layers, attention_from)
-            made = DepthFM(
-                unet, factor, noising_step, output=output, features=features, resolution=resolution or side
-            )
+            made = DepthFM(unet, factor, noising_step, output=output, features=features, resolution=side)
         else:
             made = DepthFM(**network)
         self.model = made.to(memory_format=torch.channels_last)

@@ -61,7 +61,6 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             config.factor,
             config.noising_step,
             cast("OutputKind", config.network_output),
-            resolution=config.drawn_side,
             features=None if config.features is None else {"channels": FEATURE_CHANNELS},
             **shared,
         )

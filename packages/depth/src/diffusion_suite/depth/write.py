@@ -67,11 +67,9 @@ def write_result(
 
 
 def depth_colours(result: Result, colormap: str) -> np.ndarray:
-    """Depth in colour: by y, so that near and far parts have as many colours each."""
-    if result.metric:
-        logs: maps.Map = np.log(result.depth)
-        return coloured(logs, *limits(logs), colormap)
-    return coloured(result.depth, *limits(result.depth), colormap)
+    """Depth in colour, by its logarithm, so that near and far parts have as many colours each."""
+    logs: maps.Map = np.log(result.depth) if result.metric else result.y
+    return coloured(logs, *limits(logs), colormap)
 
 
 def spread_colours(spread: maps.Map) -> np.ndarray:
