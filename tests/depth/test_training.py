@@ -297,6 +297,17 @@ def test_times_are_drawn_early(monkeypatch: pytest.MonkeyPatch) -> None:
         assert abs(float(seen[0].mean()) - 1 / (power + 1)) < 0.04
 
 
+def test_scenes_are_drawn_in_single_precision(tmp_path: Path) -> None:
+    """Also where the network computes in bf16, as the command for a GPU has it."""
+    config = settings(drawn=0, precision="bf16", steps=2)
+    module = tiny()
+    fit(module, data_module(config, tmp_path, [], module), config, tmp_path)
+    scenes = together([FreshScenes(0)[0], FreshScenes(0)[1]])
+    with torch.autocast("cpu", torch.bfloat16):
+        rgb, depth = module._drawn(scenes["scenes"], generator(0))
+    assert rgb.dtype == depth.dtype == torch.float32
+
+
 def test_kept_pictures_are_cropped_and_never_enlarged(tmp_path: Path) -> None:
     larger = KeptPictures(tmp_path, 2, 32, 1, drawn_side=40)
     whole = KeptPictures(tmp_path, 2, 32, 1, changed=False, drawn_side=40)

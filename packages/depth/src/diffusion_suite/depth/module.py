@@ -149,7 +149,8 @@ class DepthModule(SuiteModule):
     def _drawn(self, scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         shape = (len(scenes), 3, self.side, self.side)
         noise = torch.randn(shape, generator=generator, device=self.device)
-        views = render(scenes, self.side, self.side, noise)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            views = render(scenes, self.side, self.side, noise)
         return views.rgb, views.depth
 
 
