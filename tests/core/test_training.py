@@ -137,6 +137,21 @@ def test_average_has_its_closed_form(tmp_path):
     torch.testing.assert_close(saved(tmp_path)["state_dict"]["network.0.weight"], mean, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("precision", "kept"), [("64", torch.float64), ("bf16-true", torch.float32), ("32", torch.float32)]
+)
+def test_average_in_each_precision(tmp_path, precision, kept):
+    """The average is never of less than single precision; a stopped run in double goes on bit for bit."""
+    train(tmp_path / "whole", 6, precision=precision)
+    state = saved(tmp_path / "whole")["state_dict"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kept}
+    if precision == "64":
+        train(tmp_path / "parts", 3, precision=precision, schedule="constant")
+        train(tmp_path / "parts", 6, precision=precision, schedule="constant")
+        train(tmp_path / "again", 6, precision=precision, schedule="constant")
+        assert_same(saved(tmp_path / "again"), saved(tmp_path / "parts"))
+
+
 def test_average_outside_a_trainer_follows_the_same_rule_and_keeps_the_best():
     network = nn.Linear(1, 1, bias=False)
     average = MovingAverage(network, decay=0.25)

@@ -49,6 +49,7 @@ def main(folder: str, devices: str, size: str) -> None:
         warmup_steps=2,
         learning_rate=1e-4,
         ema_decay=0.9,
+        precision="64",
         trainer={"accelerator": "cpu", "devices": int(devices)},
     )
     with seeding.seeded(0, "weights"):

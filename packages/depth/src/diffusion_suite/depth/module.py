@@ -93,11 +93,13 @@ class DepthModule(SuiteModule):
             noise: standard normal values of the targets' shape.
             s: (batch,) times in [0, 1].
         """
-        source = self.model.source(latent.float(), noise)
-        x, velocity = STRAIGHT.at(source, target.float(), s)
+        wide = torch.promote_types(target.dtype, torch.float32)
+        target = target.to(wide)
+        source = self.model.source(latent.to(wide), noise)
+        x, velocity = STRAIGHT.at(source, target, s)
         says_depth = self.model.config["output"] == "depth"
-        found = self.model.output(x, s, latent).float()
-        goal = target.float() if says_depth else velocity
+        found = self.model.output(x, s, latent).to(wide)
+        goal = target if says_depth else velocity
         flow = masked_mean((found - goal).square(), cells).mean()
         if not self.normals_weight:
             return {"loss": flow}

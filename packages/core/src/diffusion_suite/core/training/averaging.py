@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
+from typing_extensions import override
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -24,8 +26,9 @@ def grown_decay(decay: float, updates: int) -> float:
 
 @torch.no_grad()
 def follow(averaged: list[Tensor], current: list[Tensor], decay: float) -> None:
-    """Replace averaged weights by ``decay * averaged + (1 - decay) * current``, in place."""
-    torch._foreach_lerp_(averaged, current, 1.0 - decay)
+    """Replace averaged weights by ``decay * averaged + (1 - decay) * current``, in place, in their type."""
+    same = [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)]
+    torch._foreach_lerp_(averaged, same, 1.0 - decay)
 
 
 def averaging(decay: float) -> WeightAveraging:
@@ -34,7 +37,22 @@ def averaging(decay: float) -> WeightAveraging:
     Args:
         decay: the decay in the long run, in (0, 1).
     """
-    return WeightAveraging(use_buffers=False, multi_avg_fn=_growing(decay))
+    return Averaging(use_buffers=False, multi_avg_fn=_growing(decay))
+
+
+class Averaging(WeightAveraging):
+    """Lightning's, whose copy is made before the module is moved and converted.
+
+    Here it is made on the device that the module will be on, and in its precision, but never below single.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the copy where training begins."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None and trainer.precision == "64-true":
+            self._average_model.double()
 
 
 def _growing(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
