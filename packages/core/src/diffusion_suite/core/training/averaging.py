@@ -41,18 +41,13 @@ def averaging(decay: float) -> WeightAveraging:
 
 
 class Averaging(WeightAveraging):
-    """Lightning's, whose copy is made before the module is moved and converted.
-
-    Here it is made on the device that the module will be on, and in its precision, but never below single.
-    """
+    """Lightning's, whose copy is made before the module is moved: here on the device where that will be."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the copy where training begins."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None and trainer.precision == "64-true":
-            self._average_model.double()
 
 
 def _growing(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:

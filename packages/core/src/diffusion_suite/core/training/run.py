@@ -64,6 +64,8 @@ def fit(
     folder = Path(folder)
     check_folder(folder)
     module.config = config
+    if config.precision == "64":
+        module.double()  # Lightning does so only after the average is made and the checkpoint is read
     if isinstance(data, SuiteDataModule):
         data.config = config
     callbacks = [*callbacks, *_add_ons(config)]
