@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.domain import Request
 from diffusion_suite.core.errors import InputError
+from diffusion_suite.core.facts import print_facts
 from diffusion_suite.depth.config import InfoConfig
 
 Facts = dict[str, Any]
@@ -27,7 +27,7 @@ def run(request: Request) -> None:
         print(json.dumps(found if len(found) > 1 else found[0], indent=1))
         return
     for facts in found:
-        _print(facts)
+        print_facts(facts)
 
 
 def _facts(name: str) -> list[Facts]:
@@ -140,19 +140,3 @@ def map_facts(path: Path) -> Facts:
         ),
         "known": f"{known.size / depth.size:.2%}",
     }
-
-
-def _print(facts: Facts) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    card = facts.pop("card", None)
-    for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
-    console.print(table)
-    if card:
-        print(f"\n{card}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffusion_suite.core._version import __version__
 from diffusion_suite.core.domain import Request
+from diffusion_suite.core.facts import print_facts
 from diffusion_suite.geo.io import Scene, open_scene
 from diffusion_suite.geo.restoration.config import InfoConfig
 from diffusion_suite.geo.restoration.outputs import scene_files
@@ -28,7 +28,7 @@ def run(request: Request) -> None:
         print(json.dumps(found if len(found) > 1 else found[0], indent=1))
         return
     for facts in found:
-        _print(facts)
+        print_facts(facts)
 
 
 def _facts(name: str, config: InfoConfig) -> list[dict[str, Any]]:
@@ -141,19 +141,3 @@ def weight_facts(path: Path) -> dict[str, Any]:
             extra["layout"] = f"published VS2M of rank {len(ranks)}"
     count = sum(tensor.numel() for tensor in state.values())
     return {"weights": str(path), "tensors": len(state), "parameters": count, **extra}
-
-
-def _print(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    card = facts.pop("card", None)
-    for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
-    console.print(table)
-    if card:
-        print(f"\n{card}")
