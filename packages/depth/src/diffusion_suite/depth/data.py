@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffusion_suite.core.progress import track
 from diffusion_suite.core.seeding import generator, numpy_generator
+from diffusion_suite.depth.kept import Arrays, kept_arrays
 from diffusion_suite.depth.renderer import Scenes, draw_scene, render
 
 Item = dict[str, Tensor]
-BATCH = 8
 CLOSEST = 0.6
 """Least share of a picture's short side that a crop for training shows."""
 
@@ -150,23 +149,14 @@ def kept(folder: Path, count: int, side: int, seed: int) -> tuple[NDArray[Any], 
 
     Those of a folder made with the same arguments are read; a drawing that was interrupted goes on.
     """
-    place = folder / f"drawn-{seed}-{count}-{side}"
-    place.mkdir(parents=True, exist_ok=True)
-    shapes = {"rgb": ((count, 3, side, side), np.uint8), "depth": ((count, 1, side, side), np.float16)}
-    arrays = {}
-    for name, (shape, dtype) in shapes.items():
-        path = place / f"{name}.npy"
-        mode = "r+" if path.exists() else "w+"
-        arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
-    finished = place / "finished.txt"
-    done = int(finished.read_text()) if finished.exists() else 0
-    for first in track(range(done, count, BATCH), "drawing pictures"):
-        rgb, depth = draw(seed, range(first, min(first + BATCH, count)), side)
-        arrays["rgb"][first : first + len(rgb)] = (rgb * 255).round().byte().numpy()
-        arrays["depth"][first : first + len(rgb)] = depth.half().numpy()
-        for array in arrays.values():
-            array.flush()
-        finished.write_text(str(first + len(rgb)))
+    kinds = {"rgb": ((count, 3, side, side), np.uint8), "depth": ((count, 1, side, side), np.float16)}
+
+    def compute(arrays: Arrays, items: range) -> None:
+        rgb, depth = draw(seed, items, side)
+        arrays["rgb"][items.start : items.stop] = (rgb * 255).round().byte().numpy()
+        arrays["depth"][items.start : items.stop] = depth.half().numpy()
+
+    arrays = kept_arrays(folder / f"drawn-{seed}-{count}-{side}", kinds, count, "drawing pictures", compute)
     return arrays["rgb"], arrays["depth"]
 
 

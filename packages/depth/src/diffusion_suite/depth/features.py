@@ -66,11 +66,9 @@ class PictureFeatures(nn.Module):
         size = [side // self.factor for side in pictures.shape[-2:]]
         mean, std = (pictures.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         enlarged = interpolate(pictures, scale_factor=self.scale, mode="bilinear")
-        x = self.network.stem(((enlarged + 1) / 2 - mean) / std)
-        maps = []
-        for index, block in enumerate(self.network.blocks):
-            x = block(x)
-            if index in TAPS:
-                finer = x.shape[-1] > size[-1]
-                maps.append(interpolate(x.float(), size=size, mode="bilinear", antialias=finer))
+        found = self.network.maps(((enlarged + 1) / 2 - mean) / std, TAPS)
+        maps = [
+            interpolate(x.float(), size=size, mode="bilinear", antialias=x.shape[-1] > size[-1])
+            for x in found
+        ]
         return torch.cat(maps, 1).to(pictures.dtype)

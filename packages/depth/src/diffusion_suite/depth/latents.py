@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusion_suite.core.devices import pick_device
-from diffusion_suite.core.progress import track
 from diffusion_suite.core.seeding import numpy_generator
+from diffusion_suite.depth.kept import Arrays, Kinds, kept_arrays
 from diffusion_suite.depth.method import DepthFM
 from diffusion_suite.depth.module import encoded
-
-BATCH = 8
 
 
 class KeptLatents(Dataset[dict[str, Tensor]]):
@@ -71,35 +69,27 @@ def kept_latents(
     Those of the same pictures and codec are read; an encoding that was interrupted goes on.
     """
     count = len(pictures)  # type: ignore[arg-type]
-    place = folder / f"latents-{_digest(model, identity)}"
-    place.mkdir(parents=True, exist_ok=True)
     like = pictures[0]["rgb"]
     rows, columns = (length // model.codec.factor for length in like.shape[-2:])
     shape = (2 * count, model.codec.channels, rows, columns)
-    kinds: dict[str, tuple[tuple[int, ...], type]] = {
+    kinds: Kinds = {
         "latent": (shape, np.float16),
         "target": (shape, np.float16),
         "cells": ((2 * count, 1, rows, columns), np.bool_),
     }
-    arrays: dict[str, np.memmap[Any, Any]] = {}
-    for name, (size, dtype) in kinds.items():
-        path = place / f"{name}.npy"
-        mode = "r+" if path.exists() else "w+"
-        arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=size)
-    finished = place / "finished.txt"
-    done = int(finished.read_text()) if finished.exists() else 0
-    home = next(model.parameters()).device
-    model.to(device)
-    for first in track(range(done, count, BATCH), "encoding pictures"):
-        items = [pictures[index] for index in range(first, min(first + BATCH, count))]
+
+    def compute(arrays: Arrays, chosen: range) -> None:
+        items = [pictures[index] for index in chosen]
         rgb, depth = (torch.stack([item[name] for item in items]).to(device) for name in ("rgb", "depth"))
-        for start, flip in ((first, False), (count + first, True)):
+        for start, flip in ((chosen.start, False), (count + chosen.start, True)):
             pair = (rgb.flip(-1), depth.flip(-1)) if flip else (rgb, depth)
             for name, values in zip(kinds, encoded(model, *pair), strict=True):
                 arrays[name][start : start + len(items)] = values.cpu().numpy()
-        for array in arrays.values():
-            array.flush()
-        finished.write_text(str(first + len(items)))
+
+    home = next(model.parameters()).device
+    model.to(device)
+    place = folder / f"latents-{_digest(model, identity)}"
+    arrays = kept_arrays(place, kinds, count, "encoding pictures", compute)
     model.to(home)
     return arrays
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +95,15 @@ class EfficientNetLite0(nn.Module):
         # With its last blocks dropped only what a hook caught is used.
         last = self.head(x) if x.shape[1] == STAGES[-1][-1] else x
         return SimpleNamespace(last_hidden_state=last)
+
+    def maps(self, pixel_values: Tensor, after: Collection[int]) -> list[Tensor]:
+        """What comes out of some blocks, by their places in `blocks`, in that order."""
+        x, found = self.stem(pixel_values), []
+        for place, block in enumerate(self.blocks):
+            x = block(x)
+            if place in after:
+                found.append(x)
+        return found
 
 
 def width_at(layer: int | None) -> int:
