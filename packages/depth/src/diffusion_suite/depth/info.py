@@ -59,7 +59,7 @@ def weight_facts(name: str) -> Facts:
         "latents": _latents(model.codec.channels, model.codec.factor, codec, bool(config["factor"])),
         "noising_step": config["noising_step"],
         "output": config["output"],
-        "features": "EfficientNet-Lite0, frozen" if config["features"] else "none",
+        "features": "none" if config["features"] is None else "EfficientNet-Lite0, frozen",
         "parameterisation": config["parameterisation"],
         "resolution": f"{model.resolution} pixels, sides padded to multiples of {model.multiple}",
     }

@@ -45,7 +45,7 @@ class FlowNetwork(nn.Module):
         output: what the network returns: `velocity`, as published, or the latent of `depth`, from which the
             velocity follows; a small network trained from nothing learns that faster.
         features: settings of `PictureFeatures`, whose maps are a further condition of a network on pixels,
-            and `channels`, to which they are projected; None for none.
+            and `channels` (64), to which they are projected; None for none.
         parameterisation: what the decoded channels mean; `log_depth` is all there is.
         resolution: longest side in pixels of the pictures that the network is at its best with.
 

@@ -24,9 +24,6 @@ from diffusion_suite.depth.pairs import Pair, pairs_in
 if TYPE_CHECKING:
     from diffusion_suite.depth.network import OutputKind
 
-FEATURE_CHANNELS = 64
-"""To which the maps of an encoder are projected."""
-
 
 def run(request: Request) -> None:
     """Train, or go on training; the run folder ends with `last.ckpt` and the network in `export/`."""
@@ -61,7 +58,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             config.factor,
             config.noising_step,
             cast("OutputKind", config.network_output),
-            features=None if config.features is None else {"channels": FEATURE_CHANNELS},
+            features=None if config.features is None else {},
             **shared,
         )
         if module.model.features is not None and config.init is None:
