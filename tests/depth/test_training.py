@@ -16,17 +16,18 @@ import pytest
 import torch
 from pairs_on_disk import hypersim, parallel, room, samples, virtual_kitti
 from pictures_on_disk import drawn
-from tiny_latent import latent_network
+from tiny_latent import autoencoder, latent_network
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
 from diffusion_suite.core.cli import main
-from diffusion_suite.core.errors import ConfigError
+from diffusion_suite.core.errors import CheckpointError, ConfigError
 from diffusion_suite.core.seeding import generator, seeded
 from diffusion_suite.core.training import SuiteDataModule, fit
 from diffusion_suite.depth.config import TrainDepthConfig
 from diffusion_suite.depth.data import FreshScenes, KeptPictures
 from diffusion_suite.depth.latents import KeptLatents
+from diffusion_suite.depth.method import DepthFM
 from diffusion_suite.depth.mixture import FolderPictures, Mixture, cropped, together
 from diffusion_suite.depth.module import DepthModule
 from diffusion_suite.depth.normal_loss import masked_mean, normal_loss, relief_normals
@@ -238,6 +239,21 @@ def test_training_from_an_image_diffusion_network(tmp_path: Path) -> None:
         assert {"loss", "flow", "normals"} <= set(next(csv.DictReader(file)))
 
 
+def test_the_small_network_learns_on_latents(tmp_path: Path) -> None:
+    """From nothing, on an autoencoder of another scale than Stable Diffusion's, which is kept."""
+    autoencoder(scaling_factor=0.5).save_pretrained(tmp_path / "vae")
+    words = ["depth", "train", f"autoencoder={tmp_path / 'vae'}", "widths=[32,32]", "layers=1", "side=32"]
+    words += ["drawn=4", "steps=2", "batch_size=2", "workers=0", "validation=2", "trainer.accelerator=cpu"]
+    assert main([*words, "-o", str(tmp_path / "run")]) == 0
+    model = DepthFM.from_pretrained(tmp_path / "run" / "export")
+    assert (model.config["output"], model.config["scale_factor"]) == ("depth", 0.5)
+    picture = torch.rand(1, 3, 32, 32) * 2 - 1
+    expected = 0.5 * autoencoder().encode(picture).latent_dist.mode()  # type: ignore[operator]
+    assert_close(model.encode(picture), expected)
+    with pytest.raises(CheckpointError, match="absent"):
+        make_module(settings(autoencoder=str(tmp_path / "absent")))
+
+
 def test_latents_are_cached_by_the_command(tmp_path: Path) -> None:
     model = latent_network()
     module = DepthModule(network=model.config, side=32)
@@ -251,7 +267,7 @@ def test_latents_are_cached_by_the_command(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for changes, message in (
         ({"shares": [0.0]}, "all 0"),
-        ({"autoencoder": "x"}, "goes with base"),
+        ({"autoencoder": "x", "features": "efficientnet-lite0"}, "on pixels"),
         ({"widths": [10]}, "multiples of 16"),
     ):
         with pytest.raises(ConfigError, match=message):

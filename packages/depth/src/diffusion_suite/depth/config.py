@@ -251,7 +251,7 @@ class TrainDepthConfig(TrainConfig):
         "trained on; null = side",
         ge=32,
     )
-    factor: int = opt(4, "side of the squares of pixels that make one latent", ge=1)
+    factor: int = opt(4, "without an autoencoder, side of the squares of pixels that make one latent", ge=1)
     widths: list[int] = opt([64, 128, 192, 256], "channels of the network's levels, finest first")
     layers: int = opt(2, "residual blocks a level", ge=1)
     attention_from: int = opt(2, "level, from 0, from which on the blocks attend", ge=0)
@@ -284,7 +284,9 @@ class TrainDepthConfig(TrainConfig):
         "pipeline such as Stable Diffusion 2.1, or of its UNet",
     )
     autoencoder: str | None = opt(
-        None, "folder or hub id of the autoencoder that goes with base; null = the one in base's folder"
+        None,
+        "folder or hub id of an autoencoder: the network learns on its latents instead of on pixels; null = "
+        "the one in base's folder, if base is given",
     )
     cache_latents: bool = opt(
         True,
@@ -297,8 +299,8 @@ class TrainDepthConfig(TrainConfig):
         super().check()
         if self.shares and not any(self.shares):
             raise ConfigError("shares are all 0", "give one above 0, such as shares=[1,1]", key="shares")
-        if self.autoencoder is not None and self.base is None:
-            raise ConfigError("autoencoder goes with base", "name the network, or drop it", key="autoencoder")
+        if self.autoencoder is not None and self.features is not None:
+            raise ConfigError("features go with a network on pixels", "drop autoencoder", key="features")
         if self.drawn_side is not None and self.drawn_side < self.side:
             raise ConfigError(
                 f"drawn_side={self.drawn_side} is below side={self.side}", "drop it", key="drawn_side"

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from diffusion_suite.core.checkpoints import load_weights
 from diffusion_suite.core.checkpoints.pretrained import hub_folder, read_config
 from diffusion_suite.core.errors import CheckpointError
-from diffusion_suite.depth.autoencoders import load_autoencoder, settings
+from diffusion_suite.depth.autoencoders import load_autoencoder, scale_of, settings
 from diffusion_suite.depth.method import DepthFM
+from diffusion_suite.depth.network import SCALE
 
 KINDS = ("UNet2DConditionModel", "UNet2DModel")
 _MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
@@ -81,6 +82,7 @@ def from_image_diffusion(
         0 if autoencoder is not None else _side(unet),
         noising_step,
         autoencoder=None if autoencoder is None else settings(autoencoder),
+        scale_factor=SCALE if autoencoder is None else scale_of(autoencoder),
         text_tokens=0 if text_embedding is None else text_embedding.shape[1],
         resolution=resolution,
     )

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from diffusion_suite.core.flow_matching import Interpolant
 from diffusion_suite.core.training import SuiteModule
 from diffusion_suite.depth.method import DepthFM
-from diffusion_suite.depth.network import OutputKind
+from diffusion_suite.depth.network import SCALE, OutputKind
 from diffusion_suite.depth.normal_loss import masked_mean, normal_loss
 from diffusion_suite.depth.normalise import log_depth
 from diffusion_suite.depth.renderer import Scenes, render
@@ -30,7 +30,7 @@ class DepthModule(SuiteModule):
 
     Args:
         widths, layers, attention_from: of the small network.
-        factor, noising_step: see `DepthFM`.
+        factor, noising_step, autoencoder, scale_factor: see `DepthFM`.
         output: what the small network returns, see `DepthFM`.
         features: settings of what the small network sees besides pixels, see `DepthFM`.
         time_power: times are u^time_power with u even in [0, 1]; above 1 there are more early ones, where a
@@ -51,6 +51,8 @@ class DepthModule(SuiteModule):
         noising_step: int = 400,
         output: OutputKind = "depth",
         features: Mapping[str, Any] | None = None,
+        autoencoder: Mapping[str, Any] | None = None,
+        scale_factor: float = SCALE,
         time_power: float = 1.0,
         side: int = 128,
         normals_weight: float = 0.0,
@@ -63,7 +65,16 @@ class DepthModule(SuiteModule):
         self.normals_weight, self.normals_from = normals_weight, normals_from
         if network is None:
             unet = small_unet(widths, layers, attention_from)
-            made = DepthFM(unet, factor, noising_step, output=output, features=features, resolution=side)
+            made = DepthFM(
+                unet,
+                factor,
+                noising_step,
+                autoencoder=autoencoder,
+                scale_factor=scale_factor,
+                output=output,
+                features=features,
+                resolution=side,
+            )
         else:
             made = DepthFM(**network)
         self.model = made.to(memory_format=torch.channels_last)

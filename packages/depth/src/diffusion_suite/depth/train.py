@@ -14,11 +14,13 @@ from diffusion_suite.core.errors import ConfigError
 from diffusion_suite.core.progress import say
 from diffusion_suite.core.seeding import seeded
 from diffusion_suite.core.training import SuiteDataModule, fit
+from diffusion_suite.depth.autoencoders import load_autoencoder, scale_of, settings
 from diffusion_suite.depth.config import TrainDepthConfig
 from diffusion_suite.depth.data import FreshScenes, KeptPictures
 from diffusion_suite.depth.latents import KeptLatents
 from diffusion_suite.depth.mixture import FolderPictures, Mixture, together
 from diffusion_suite.depth.module import DepthModule
+from diffusion_suite.depth.network import SCALE
 from diffusion_suite.depth.pairs import Pair, pairs_in
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
     """The module with the small network, or with an image-diffusion network that was widened.
 
     Raises:
-        CheckpointError: `base` names nothing usable.
+        CheckpointError: `base` or `autoencoder` names nothing usable.
         ConfigError: the side of the pictures does not go with the network.
     """
     shared: dict[str, Any] = {
@@ -50,30 +52,7 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
         "normals_from": config.normals_from,
         "gradient_checkpointing": config.gradient_checkpointing,
     }
-    if config.base is None:
-        module = DepthModule(
-            config.widths,
-            config.layers,
-            config.attention_from,
-            config.factor,
-            config.noising_step,
-            cast("OutputKind", config.network_output),
-            features=None if config.features is None else {},
-            **shared,
-        )
-        if module.model.features is not None and config.init is None:
-            module.model.features.load_packaged()
-    else:
-        from diffusion_suite.depth.image_diffusion import from_image_diffusion
-
-        start = from_image_diffusion(
-            config.base,
-            autoencoder=config.autoencoder,
-            noising_step=config.noising_step,
-            resolution=config.side,
-        )
-        module = DepthModule(network=start.config, **shared)
-        load_weights(module.model, start.state_dict(), config.base)
+    module = _small(config, shared) if config.base is None else _widened(config, shared)
     multiple = module.model.multiple
     if config.side % multiple:
         raise ConfigError(
@@ -81,6 +60,44 @@ def make_module(config: TrainDepthConfig) -> DepthModule:
             f"give side={max(1, round(config.side / multiple)) * multiple}",
             key="side",
         )
+    return module
+
+
+def _small(config: TrainDepthConfig, shared: dict[str, Any]) -> DepthModule:
+    """The small network with random weights, on pixels or on the latents of an autoencoder."""
+    autoencoder = None if config.autoencoder is None else load_autoencoder(config.autoencoder)
+    module = DepthModule(
+        config.widths,
+        config.layers,
+        config.attention_from,
+        config.factor if autoencoder is None else 0,
+        config.noising_step,
+        cast("OutputKind", config.network_output),
+        features=None if config.features is None else {},
+        autoencoder=None if autoencoder is None else settings(autoencoder),
+        scale_factor=SCALE if autoencoder is None else scale_of(autoencoder),
+        **shared,
+    )
+    if autoencoder is not None:
+        module.model.attach_autoencoder(autoencoder)
+    if module.model.features is not None and config.init is None:
+        module.model.features.load_packaged()
+    return module
+
+
+def _widened(config: TrainDepthConfig, shared: dict[str, Any]) -> DepthModule:
+    """An image-diffusion network that also sees the picture's latent."""
+    from diffusion_suite.depth.image_diffusion import from_image_diffusion
+
+    assert config.base is not None
+    start = from_image_diffusion(
+        config.base,
+        autoencoder=config.autoencoder,
+        noising_step=config.noising_step,
+        resolution=config.side,
+    )
+    module = DepthModule(network=start.config, **shared)
+    load_weights(module.model, start.state_dict(), config.base)
     return module
 
 
