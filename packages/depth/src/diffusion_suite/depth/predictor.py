@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusion_suite.core.devices import pick_device
 from diffusion_suite.core.errors import InputError
+from diffusion_suite.core.packed import pack
 from diffusion_suite.core.progress import say
 from diffusion_suite.core.seeding import key
 from diffusion_suite.core.windows import Window, plan
@@ -87,6 +88,8 @@ class Predictor:
         self.model = model.eval().to(self.device, self.dtype).to(memory_format=self.layout)
         if settings.compile:
             self.model.unet.compile()
+        else:
+            pack(self.model)
 
     @classmethod
     def load(cls, settings: NetworkKeys) -> Predictor:
