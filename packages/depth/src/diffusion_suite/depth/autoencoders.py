@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +93,9 @@ def make_autoencoder(config: Mapping[str, Any]) -> nn.Module:
     name = config.get("_class_name")
     if name not in KINDS:
         raise CheckpointError(f"the autoencoder is of class {name}", f"give one of {' or '.join(KINDS)}")
-    model: nn.Module = getattr(diffusers, name).from_config({k: v for k, v in config.items() if k[0] != "_"})
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    model: nn.Module = kind(**{key: value for key, value in config.items() if key in known})
     return model
 
 
