@@ -1,6 +1,6 @@
 """Write the measured figures into the Markdown files that show them.
 
-python benchmarks/tables.py            # after quality_geo.py, quality_depth.py and depth.py
+python benchmarks/tables.py            # after quality_geo.py, quality_depth.py, depth.py, ...
 python benchmarks/tables.py --check    # fails when a file shows other figures than results/ holds
 """
 
@@ -130,6 +130,18 @@ def depth_cost(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def autoencoders(content: dict[str, Any]) -> str:
+    """AbsRel and delta1 of DepthFM with its autoencoder, and with a tiny one."""
+    lines = ["| AbsRel (δ1) | its own autoencoder | the tiny one |", "|---|---|---|"]
+    found = {(row["autoencoder"], row["place"], row["method"]): row for row in content["rows"]}
+    for name, place, method in found:
+        if name == "full" and method != "ramp":
+            both = [found[kind, place, method] for kind in ("full", "tiny")]
+            cells = [f"{row['abs_rel']:.3f} ({row['delta1']:.3f})" for row in both]
+            lines.append("| " + " | ".join([f"{both[0]['pictures']} {place}, {method}", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with the table between `<!-- table: name -->` and `<!-- end -->`."""
     pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -161,6 +173,11 @@ def main() -> None:
         (ROOT / "packages" / "depth" / "README.md", "depth", depth(results("quality_depth"))),
         (ROOT / "benchmarks" / "README.md", "depth", depth(results("quality_depth"))),
         (ROOT / "benchmarks" / "README.md", "depth cost", depth_cost(results("depth"))),
+        (
+            ROOT / "benchmarks" / "README.md",
+            "autoencoders",
+            autoencoders(results("depth_autoencoders")),
+        ),
     ):
         text = path.read_text(encoding="utf-8")
         fresh = replaced(text, name, table)
