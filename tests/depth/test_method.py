@@ -307,6 +307,9 @@ def test_start_from_an_image_diffusion_network(tmp_path):
 
     pixels = from_image_diffusion(UNet2DModel(**{**BLOCKS, "in_channels": 3, "out_channels": 3}))
     assert pixels.codec.factor == 1
+    assert model.config["scale_factor"] == 0.18215
+    other = from_image_diffusion(unet, autoencoder=autoencoder(scaling_factor=0.5), text_embedding=text)
+    assert other.codec.scale == other.config["scale_factor"] == 0.5
     assert pixels.predict(pictures(1), members=1).log_depth.shape == (1, 1, 24, 40)
 
 

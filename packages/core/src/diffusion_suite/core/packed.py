@@ -28,13 +28,6 @@ def pack(module: nn.Module) -> None:
             part.forward = _Packed(part)  # type: ignore[method-assign,assignment]
 
 
-def unpack(module: nn.Module) -> None:
-    """Undo `pack`."""
-    for part in module.modules():
-        if isinstance(part.__dict__.get("forward"), _Packed):
-            del part.forward
-
-
 class _Packed:
     """The forward pass of one convolution."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffusion_suite.core.errors import CheckpointError
+from diffusion_suite.depth.autoencoders import scale_of
 
 
 class Codec(Protocol):
@@ -62,7 +63,7 @@ class AutoencoderCodec(nn.Module):
         config = dict(autoencoder.config)
         tiny = "encoder_block_out_channels" in config
         levels = config["encoder_block_out_channels" if tiny else "block_out_channels"]
-        self.scale = float(config["scaling_factor"]) if tiny else scale
+        self.scale = scale_of(autoencoder) if tiny else scale
         self.channels, self.factor = int(config["latent_channels"]), 2 ** (len(levels) - 1)
 
     @torch.no_grad()

@@ -88,7 +88,7 @@ class Predictor:
         self.model = model.eval().to(self.device, self.dtype).to(memory_format=self.layout)
         if settings.compile:
             self.model.unet.compile()
-        else:
+        elif self.device.type == "cpu":
             pack(self.model)
 
     @classmethod
