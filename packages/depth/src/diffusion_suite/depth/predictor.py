@@ -16,7 +16,6 @@ from torch import Tensor
 
 from diffusion_suite.core.devices import pick_device
 from diffusion_suite.core.errors import InputError
-from diffusion_suite.core.packed import pack
 from diffusion_suite.core.progress import say
 from diffusion_suite.core.seeding import key
 from diffusion_suite.core.windows import Window, plan
@@ -24,6 +23,7 @@ from diffusion_suite.depth.config import NetworkKeys
 from diffusion_suite.depth.io.maps import Map
 from diffusion_suite.depth.io.pictures import RGB
 from diffusion_suite.depth.large import by_windows
+from diffusion_suite.depth.packed import pack
 
 if TYPE_CHECKING:
     from diffusion_suite.depth.method import DepthFM

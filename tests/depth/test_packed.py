@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from diffusion_suite.core.packed import _Packed, pack
 from diffusion_suite.core.seeding import seeded
+from diffusion_suite.depth.packed import _Packed, pack
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
